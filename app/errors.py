@@ -1,0 +1,251 @@
+"""Every failure Longhaul knows, as one tree.
+
+    LonghaulError
+    ├── RequestRefused          the request is wrong and stays wrong
+    │   ├── InvalidField        a field is missing or of the wrong type
+    │   ├── InvalidName         a client's file name is hostile
+    │   ├── MalformedRequest    syntax: JSON, headers, encodings
+    │   ├── PartSizeMismatch    the body is not as long as the part
+    │   ├── DigestMismatch      the body is not what its digest says
+    │   ├── PartConflict        the part is stored already, with other bytes
+    │   ├── PartsMissing        complete was asked for too early
+    │   ├── TargetRefused       a webhook address that must not be called
+    │   └── UploadTooLarge      over MAX_UPLOAD_BYTES or the number of parts
+    ├── NotAuthenticated        no credentials, or wrong ones
+    ├── NotAuthorized           right credentials, not for this
+    ├── UploadNotFound          unknown, cancelled, expired, or somebody else's
+    ├── UploadNotOpen           the state forbids it; says which state
+    ├── StorageFull             no room on the storage
+    ├── TryAgain                passes by itself; the client comes back
+    │   ├── BodyStalled         the client stopped sending
+    │   ├── UploadLocked        another request is writing this
+    │   ├── LeaseLost           this request was too slow and has been replaced
+    │   ├── LedgerBusy          the database did not answer in time
+    │   ├── StorageUnavailable  disk, share or bucket does not answer
+    │   ├── WrongRoot           the upload's bytes are on another node's disk
+    │   └── ShuttingDown        this process is stopping
+    └── StorageFault            no retry heals it; finalizing fails
+        ├── ChecksumMismatch    the whole file is not what was promised
+        ├── PartsLost           stored parts have vanished
+        └── TargetExists        the final name is taken
+
+A class has a stable ``code`` for programs and a message for people that says
+what to do. It does not know HTTP: ``protocols/problems.py`` gives each class a
+status, because clients of different protocols need different ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class LonghaulError(Exception):
+    """Base of all errors that are raised on purpose.
+
+    ``code`` is stable: clients may compare it. ``message`` is shown to the
+    client as it is, so it never contains paths, SQL or vendor messages.
+    """
+
+    code = "internal_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class RequestRefused(LonghaulError):
+    """The request is wrong; sending it again unchanged is useless."""
+
+    code = "bad_request"
+
+
+class InvalidField(RequestRefused):
+    code = "invalid_field"
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class InvalidName(RequestRefused):
+    code = "invalid_name"
+
+    def __init__(self, component: str, problem: str) -> None:
+        shown = component.encode("ascii", "backslashreplace").decode("ascii")
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        super().__init__(f"filename component {shown!r} {problem}")
+        self.component = component
+
+
+class MalformedRequest(RequestRefused):
+    code = "malformed_request"
+
+
+class PartSizeMismatch(RequestRefused):
+    code = "part_size_mismatch"
+
+    def __init__(self, expected_bytes: int, got_bytes: int | str) -> None:
+        super().__init__(f"Part size mismatch: expected {expected_bytes}, got {got_bytes}")
+        self.expected_bytes = expected_bytes
+
+
+class DigestMismatch(RequestRefused):
+    code = "digest_mismatch"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Content-Digest does not match the body received; nothing was stored, send it again"
+        )
+
+
+class PartConflict(RequestRefused):
+    code = "part_conflict"
+
+    def __init__(self) -> None:
+        super().__init__("Part already uploaded with other bytes")
+
+
+class PartsMissing(RequestRefused):
+    code = "parts_missing"
+
+    def __init__(self, received: int, part_count: int) -> None:
+        super().__init__(f"Not all parts uploaded: {received}/{part_count} complete")
+        self.received = received
+        self.part_count = part_count
+
+
+class TargetRefused(RequestRefused):
+    code = "target_refused"
+
+
+class UploadTooLarge(RequestRefused):
+    code = "upload_too_large"
+
+
+class NotAuthenticated(LonghaulError):
+    code = "not_authenticated"
+
+
+class NotAuthorized(LonghaulError):
+    code = "not_authorized"
+
+
+class UploadNotFound(LonghaulError):
+    code = "upload_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("Upload not found: unknown id, or it was cancelled or has expired")
+
+
+class UploadNotOpen(LonghaulError):
+    """The upload exists, but its state forbids what was asked."""
+
+    code = "upload_not_open"
+
+    def __init__(self, state: str, wanted: str) -> None:
+        super().__init__(f"Upload is {state}: cannot {wanted}")
+        self.state = state
+
+
+class StorageFull(LonghaulError):
+    code = "storage_full"
+
+    def __init__(
+        self, message: str = "Not enough free space on the storage; free some or try later"
+    ) -> None:
+        super().__init__(message)
+
+
+class TryAgain(LonghaulError):
+    """The cause passes by itself; ``retry_after_seconds`` is when to come back."""
+
+    code = "try_again"
+    retry_after_seconds = 2
+
+
+class BodyStalled(TryAgain):
+    code = "body_stalled"
+
+    def __init__(self, idle_seconds: float) -> None:
+        super().__init__(
+            f"No data arrived for {idle_seconds:.0f} s; the request was given up, send it again"
+        )
+
+
+class UploadLocked(TryAgain):
+    code = "upload_locked"
+
+    def __init__(self) -> None:
+        super().__init__("Another request is writing this; try again in a moment")
+
+
+class LeaseLost(TryAgain):
+    code = "lease_lost"
+
+    def __init__(self) -> None:
+        super().__init__("This request was overtaken and nothing was stored; try again")
+
+
+class LedgerBusy(TryAgain):
+    code = "ledger_busy"
+
+    def __init__(self) -> None:
+        super().__init__("The database is busy or unreachable; try again")
+
+
+class StorageUnavailable(TryAgain):
+    code = "storage_unavailable"
+    retry_after_seconds = 5
+
+    def __init__(
+        self, message: str = "The storage does not answer at the moment; try again"
+    ) -> None:
+        super().__init__(message)
+
+
+class WrongRoot(TryAgain):
+    code = "wrong_root"
+
+    def __init__(self) -> None:
+        super().__init__("This upload's bytes are on another node's disk; try again")
+
+
+class ShuttingDown(TryAgain):
+    code = "shutting_down"
+
+    def __init__(self) -> None:
+        super().__init__("The server is restarting; try again")
+
+
+class StorageFault(LonghaulError):
+    """Trouble that no retry heals. Finalizing ends as ``failed`` with this message."""
+
+    code = "storage_fault"
+
+
+class ChecksumMismatch(StorageFault):
+    code = "checksum_mismatch"
+
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(
+            f"The whole file's SHA-256 is {actual}, but {expected} was promised; "
+            "cancel this upload and send the file again"
+        )
+
+
+class PartsLost(StorageFault):
+    """Stored parts have vanished; ``indexes`` names them, None means all of them."""
+
+    code = "parts_lost"
+
+    def __init__(self, indexes: Sequence[int] | None = None) -> None:
+        super().__init__("Stored parts have vanished; send the missing parts again")
+        self.indexes = None if indexes is None else tuple(indexes)
+
+
+class TargetExists(StorageFault):
+    code = "target_exists"
+
+    def __init__(self) -> None:
+        super().__init__("A file of the final name exists already and was left untouched")
