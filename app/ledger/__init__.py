@@ -1,0 +1,1 @@
+"""What is known about uploads. The only package that touches SQLAlchemy."""

@@ -1,0 +1,90 @@
+"""Opening the ledger: its revision is checked, never changed here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, func, select
+
+from app.domain.states import State
+from app.errors import LonghaulError
+from app.ledger.finalizing import FinalizeQueue
+from app.ledger.keys import ApiKeys
+from app.ledger.leases import Leases
+from app.ledger.liveness import ProcessLife
+from app.ledger.migrate import head_revision
+from app.ledger.models import instance, uploads
+from app.ledger.outbox import Outbox
+from app.ledger.parts import PartLedger
+from app.ledger.sweeping import SweepLedger
+from app.ledger.transactions import Transactions, transactions_for
+from app.ledger.uploads import UploadLedger
+
+
+class LedgerOutdated(LonghaulError):
+    """The tables are not those this version needs."""
+
+    code = "ledger_outdated"
+
+    def __init__(self) -> None:
+        super().__init__("The database is not migrated; run: flask ledger migrate")
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """All of the ledger, each part with its own transactions."""
+
+    transactions: Transactions
+    leases: Leases
+    uploads: UploadLedger
+    parts: PartLedger
+    finalizing: FinalizeQueue
+    sweeping: SweepLedger
+    outbox: Outbox
+    keys: ApiKeys
+
+    def instance_id(self) -> str:
+        """Return the random id of this ledger. Raises LedgerOutdated if it has no tables."""
+        self.check()
+        return self.transactions.read(
+            lambda connection: str(connection.execute(select(instance.c.id)).scalar_one())
+        )
+
+    def check(self) -> None:
+        """Prove that the database answers and has the right tables.
+
+        Raises LedgerBusy or LedgerOutdated.
+        """
+        revision = self.transactions.read(
+            lambda connection: MigrationContext.configure(connection).get_current_revision()
+        )
+        if revision != head_revision():
+            raise LedgerOutdated
+
+    def count_by_state(self) -> dict[State, int]:
+        """Return how many uploads are in each state (for metrics)."""
+        counted = select(uploads.c.state, func.count()).group_by(uploads.c.state)
+        rows = self.transactions.read(lambda connection: connection.execute(counted).all())
+        return {State(state): count for state, count in rows}
+
+
+def open_ledger(
+    engine: Engine, run_directory: Path, *, strict: bool, busy_timeout_seconds: float
+) -> Ledger:
+    """Put the ledger on ``engine``; no I/O happens before its first use."""
+    transactions = transactions_for(
+        engine, strict=strict, busy_timeout_seconds=busy_timeout_seconds
+    )
+    leases = Leases(transactions, ProcessLife(run_directory), engine.dialect.name)
+    return Ledger(
+        transactions=transactions,
+        leases=leases,
+        uploads=UploadLedger(transactions, leases),
+        parts=PartLedger(transactions, leases),
+        finalizing=FinalizeQueue(transactions, leases),
+        sweeping=SweepLedger(transactions, leases),
+        outbox=Outbox(transactions, leases),
+        keys=ApiKeys(transactions),
+    )

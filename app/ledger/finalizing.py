@@ -1,0 +1,190 @@
+"""The queue of uploads to finalize: rows in state ``finalizing`` whose time has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from sqlalchemy import Connection, func, select, update
+
+from app.domain.states import State
+from app.errors import LeaseLost
+from app.ledger.leases import FINALIZE, Lease, Leases
+from app.ledger.models import leases as lease_rows
+from app.ledger.models import uploads
+from app.ledger.outbox import EventKind, append_event, queue_delivery
+from app.ledger.parts import clear_parts
+from app.ledger.records import UploadRecord
+from app.ledger.transactions import Transactions
+from app.ledger.uploads import find, transition
+
+
+class FinalizeQueue:
+    """Claims and outcomes of finalizing. Every outcome ends the lease it demands."""
+
+    def __init__(self, transactions: Transactions, leases: Leases) -> None:
+        self._transactions = transactions
+        self._leases = leases
+
+    def claim_next(
+        self, now_ms: int, at_most: int, root_id: str, monotonic: Callable[[], float]
+    ) -> tuple[UploadRecord, Lease] | None:
+        """Claim the upload on ``root_id`` that has been due longest.
+
+        None if nothing is due, or if ``at_most`` are being finalized already by
+        whatever process.
+        """
+        due = (
+            (uploads.c.state == State.FINALIZING)
+            & (uploads.c.due_at_ms <= now_ms)
+            & (uploads.c.root_id == root_id)
+        )
+        waiting = select(uploads.c.id).where(due).limit(1)
+        if not self._transactions.read(lambda tx: tx.execute(waiting).first()):
+            return None
+        claimed_at = monotonic()
+
+        def work(connection: Connection) -> tuple[UploadRecord, int] | None:
+            running = connection.execute(
+                select(lease_rows.c.upload_id).where(
+                    lease_rows.c.key == FINALIZE, self._leases.live()
+                )
+            ).scalars()
+            taken = set(running)
+            if len(taken) >= at_most:
+                return None
+            rows = connection.execute(
+                select(uploads).where(due).order_by(uploads.c.due_at_ms).limit(len(taken) + 1)
+            )
+            for row in rows:
+                upload = UploadRecord.from_row(row)
+                generation = self._leases.claim(connection, upload.id, FINALIZE)
+                if generation is not None:
+                    if upload.attempts == 0:
+                        append_event(connection, upload.id, EventKind.PROCESSING_STARTED, now_ms)
+                    return upload, generation
+            return None
+
+        claimed = self._transactions.write(work, durable=False)
+        if claimed is None:
+            return None
+        upload, generation = claimed
+        return upload, self._leases.hold(upload.id, FINALIZE, generation, claimed_at)
+
+    def running(self) -> int:
+        """Return how many uploads are being finalized, by whatever process."""
+        counted = select(func.count()).where(lease_rows.c.key == FINALIZE, self._leases.live())
+        return self._transactions.read(lambda tx: int(tx.execute(counted).scalar_one()))
+
+    def record_progress(self, lease: Lease, moved_bytes: int) -> None:
+        """Store how many bytes have been verified or moved. Raises LeaseLost."""
+
+        def work(connection: Connection) -> None:
+            if not self._leases.is_valid(connection, lease):
+                raise LeaseLost
+            connection.execute(
+                update(uploads)
+                .where(uploads.c.id == lease.upload_id)
+                .values(progress_bytes=moved_bytes)
+            )
+
+        self._transactions.write(work, durable=False)
+
+    def finish(
+        self, upload: UploadRecord, lease: Lease, final_key: str, payload: str | None, now_ms: int
+    ) -> None:
+        """Mark an upload complete under ``final_key``, and queue its webhook's ``payload``."""
+
+        def work(connection: Connection) -> None:
+            self._end(connection, lease)
+            moved = transition(
+                connection,
+                upload,
+                State.COMPLETE,
+                final_key=final_key,
+                progress_bytes=upload.length or 0,
+                completed_at_ms=now_ms,
+                due_at_ms=None,
+                error=None,
+            )
+            if moved is None:
+                raise LeaseLost
+            event_id = append_event(connection, upload.id, EventKind.FINALIZED, now_ms)
+            if upload.webhook_url and payload is not None:
+                queue_delivery(connection, upload.id, event_id, upload.webhook_url, payload, now_ms)
+
+        self._commit(lease, work)
+
+    def fail(
+        self, upload: UploadRecord, lease: Lease, message: str, now_ms: int, expires_at_ms: int
+    ) -> None:
+        """Mark an upload failed for good; it is kept at least until ``expires_at_ms``."""
+
+        def work(connection: Connection) -> None:
+            self._end(connection, lease)
+            expiry = max(upload.expires_at_ms, expires_at_ms)
+            moved = transition(
+                connection,
+                upload,
+                State.FAILED,
+                error=message,
+                due_at_ms=None,
+                expires_at_ms=expiry,
+            )
+            if moved is None:
+                raise LeaseLost
+            append_event(connection, upload.id, EventKind.PROCESSING_FAILED, now_ms, message)
+
+        self._commit(lease, work)
+
+    def reopen(
+        self,
+        upload: UploadRecord,
+        lease: Lease,
+        lost: Iterable[int] | None,
+        message: str,
+        expires_at_ms: int,
+    ) -> None:
+        """Go back to open: the storage has lost parts (None: all), whose bits are cleared."""
+
+        def work(connection: Connection) -> None:
+            self._end(connection, lease)
+            left = clear_parts(connection, upload.id, lost)
+            moved = transition(
+                connection,
+                upload,
+                State.OPEN,
+                received=left,
+                error=message,
+                due_at_ms=None,
+                staging_key=None if lost is None else upload.staging_key,
+                expires_at_ms=max(upload.expires_at_ms, expires_at_ms),
+            )
+            if moved is None:
+                raise LeaseLost
+
+        self._commit(lease, work)
+
+    def postpone(self, upload: UploadRecord, lease: Lease, message: str, due_at_ms: int) -> None:
+        """Leave an upload finalizing and try again at ``due_at_ms``."""
+
+        def work(connection: Connection) -> None:
+            self._end(connection, lease)
+            connection.execute(
+                update(uploads)
+                .where(uploads.c.id == upload.id, uploads.c.state == State.FINALIZING)
+                .values(attempts=uploads.c.attempts + 1, due_at_ms=due_at_ms, error=message)
+            )
+
+        self._commit(lease, work)
+
+    def current(self, upload_id: str) -> UploadRecord | None:
+        """Return the upload as it is now."""
+        return self._transactions.read(lambda connection: find(connection, upload_id))
+
+    def _end(self, connection: Connection, lease: Lease) -> None:
+        if not self._leases.end(connection, lease):
+            raise LeaseLost
+
+    def _commit(self, lease: Lease, work: Callable[[Connection], None]) -> None:
+        self._transactions.write(work)
+        self._leases.drop(lease)

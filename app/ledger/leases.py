@@ -1,0 +1,267 @@
+"""Leases: who may write a part, append, create or finalize, and until when.
+
+A lease lasts 6 s and is renewed every 2 s, all of a process in one statement,
+whether bytes flow or not. Its time is the database's clock (PostgreSQL) or the
+time since boot (SQLite), never the wall clock. A writer stops before its own
+monotonic deadline, and a commit demands the lease's generation and that it has
+not run out, so a holder that was overtaken can never record anything.
+
+Leases of dead processes of this node are taken over at once (``liveness``);
+those of other nodes run out.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from enum import IntEnum
+
+import structlog
+from sqlalchemy import BigInteger, Connection, cast, delete, func, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from app.errors import LedgerBusy
+from app.ledger.dialects import insert_or_ignore
+from app.ledger.liveness import ProcessLife, boot_clock_ms, boot_id
+from app.ledger.models import leases as _rows
+from app.ledger.transactions import Transactions
+
+log = structlog.get_logger(__name__)
+
+LEASE_MS = 6_000
+RENEW_SECONDS = 2.0
+
+#: How often a holder looks whether somebody waits for it.
+WATCH_SECONDS = 1.0
+
+#: A holder stops this long before its lease runs out.
+MARGIN_SECONDS = 1.0
+
+#: Generations renewed in one statement; below SQLite's bound of 32,766 parameters.
+_RENEW_AT_ONCE = 10_000
+
+#: Keys of leases that are not a part's.
+APPEND, CREATE, FINALIZE = "append", "create", "finalize"
+
+
+class Contention(IntEnum):
+    """What others want of a lease's holder."""
+
+    NONE = 0
+    ASKED = 1  #: let go if you have stalled
+    ORDERED = 2  #: let go now: the upload is being cancelled
+
+
+class Lease:
+    """A lease held by this process. ``deadline`` is on the monotonic clock."""
+
+    def __init__(self, upload_id: str, key: str, generation: int, claimed_at: float) -> None:
+        self.upload_id = upload_id
+        self.key = key
+        self.generation = generation
+        self.contention = Contention.NONE
+        self.renewed(claimed_at)
+
+    def renewed(self, at: float) -> None:
+        """Note that the lease was valid at ``at`` (monotonic seconds, before the statement)."""
+        self.deadline = at + LEASE_MS / 1000 - MARGIN_SECONDS
+
+    @property
+    def lost(self) -> bool:
+        """True when the holder must stop because it cannot be sure of the lease any more."""
+        return time.monotonic() >= self.deadline
+
+
+class Leases:
+    """The leases of this process, and the statements on the lease table.
+
+    Methods that take a connection are part of the caller's transaction.
+    """
+
+    def __init__(self, transactions: Transactions, life: ProcessLife, dialect: str) -> None:
+        self._transactions = transactions
+        self._life = life
+        self._on_sqlite = dialect == "sqlite"
+        self._boot_id = boot_id() if self._on_sqlite else ""
+        self._held: dict[int, Lease] = {}
+        self._changed = threading.Event()
+        self._keeper: threading.Thread | None = None
+
+    # -- inside a transaction ------------------------------------------------
+
+    def claim(self, connection: Connection, upload_id: str, key: str) -> int | None:
+        """Try to take a lease; return its new generation, None while a live holder has it."""
+        generation = secrets.randbits(62)
+        values = {
+            "owner": self._life.owner,
+            "generation": generation,
+            "boot_id": self._boot_id,
+            "until_ms": self._now() + LEASE_MS,
+            "contended": Contention.NONE,
+        }
+        run_out = (_rows.c.until_ms <= self._now()) | (_rows.c.boot_id != self._boot_id)
+        retaken = connection.execute(
+            update(_rows)
+            .where(_rows.c.upload_id == upload_id, _rows.c.key == key, run_out)
+            .values(values)
+        )
+        if retaken.rowcount:
+            return generation
+        made = connection.execute(
+            insert_or_ignore(connection, _rows).values(upload_id=upload_id, key=key, **values)
+        )
+        return generation if made.rowcount else None
+
+    def holder(self, connection: Connection, upload_id: str, key: str) -> str | None:
+        """Return the process that holds a lease, dead or alive; None if nobody does."""
+        return connection.execute(
+            select(_rows.c.owner).where(_rows.c.upload_id == upload_id, _rows.c.key == key)
+        ).scalar_one_or_none()
+
+    def end(self, connection: Connection, lease: Lease) -> bool:
+        """Give a lease back as part of a commit; False if it is not ours any more."""
+        ended = connection.execute(
+            delete(_rows).where(
+                _rows.c.upload_id == lease.upload_id,
+                _rows.c.key == lease.key,
+                _rows.c.generation == lease.generation,
+                _rows.c.boot_id == self._boot_id,
+                _rows.c.until_ms > self._now(),
+            )
+        )
+        return bool(ended.rowcount)
+
+    def is_valid(self, connection: Connection, lease: Lease) -> bool:
+        """Tell whether a lease is still ours and has not run out."""
+        found = connection.execute(
+            select(_rows.c.generation).where(
+                _rows.c.upload_id == lease.upload_id,
+                _rows.c.key == lease.key,
+                _rows.c.generation == lease.generation,
+                _rows.c.boot_id == self._boot_id,
+                _rows.c.until_ms > self._now(),
+            )
+        )
+        return found.first() is not None
+
+    def live(self) -> ColumnElement[bool]:
+        """Return the condition that a row of the lease table has not run out."""
+        return (_rows.c.until_ms > self._now()) & (_rows.c.boot_id == self._boot_id)
+
+    # -- transactions of their own ------------------------------------------
+
+    def hold(self, upload_id: str, key: str, generation: int, claimed_at: float) -> Lease:
+        """Start renewing a claimed lease; ``claimed_at``: monotonic, before the transaction."""
+        lease = Lease(upload_id, key, generation, claimed_at)
+        self._held[generation] = lease
+        if self._keeper is None or not self._keeper.is_alive():
+            self._keeper = threading.Thread(target=self._keep, name="leases", daemon=True)
+            self._keeper.start()
+        self._changed.set()
+        return lease
+
+    def drop(self, lease: Lease) -> None:
+        """Stop renewing a lease that ``end`` has given back."""
+        self._held.pop(lease.generation, None)
+
+    def release(self, lease: Lease) -> None:
+        """Give a lease back that was not ended by a commit; harmless if it was. Never raises."""
+        if self._held.pop(lease.generation, None) is None:
+            return
+        try:
+            self._transactions.write(
+                lambda connection: connection.execute(
+                    delete(_rows).where(_rows.c.generation == lease.generation)
+                ),
+                durable=False,
+            )
+        except LedgerBusy:
+            pass  # it is renewed no more and runs out by itself
+
+    def ask(self, upload_id: str, key: str | None, contention: Contention) -> None:
+        """Tell the holder of a lease (``key`` None: of every lease of the upload) to let go."""
+        for lease in list(self._held.values()):
+            if lease.upload_id == upload_id and key in (None, lease.key):
+                lease.contention = max(lease.contention, contention)
+        chosen = (_rows.c.upload_id == upload_id) & (_rows.c.contended < contention)
+        if key is not None:
+            chosen &= _rows.c.key == key
+        self._transactions.write(
+            lambda connection: connection.execute(
+                update(_rows).where(chosen).values(contended=contention)
+            ),
+            durable=False,
+        )
+
+    def take_from_dead(self, owner: str | None = None) -> bool:
+        """Free the leases of dead processes of this node (one, or all); True if any was dead."""
+        owners = self._life.dead() if owner is None else [owner]
+        dead = [name for name in owners if self._life.is_dead(name)]
+        if dead:
+            self._transactions.write(
+                lambda connection: connection.execute(delete(_rows).where(_rows.c.owner.in_(dead))),
+                durable=False,
+            )
+            for name in dead:
+                self._life.bury(name)
+        return bool(dead)
+
+    # -- keeping ------------------------------------------------------------
+
+    def _keep(self) -> None:
+        renewed_at = 0.0
+        while True:
+            if not self._held:
+                self._changed.clear()
+                if not self._held:
+                    self._changed.wait()
+            time.sleep(WATCH_SECONDS)
+            started_at = time.monotonic()
+            renewing = started_at - renewed_at >= RENEW_SECONDS - WATCH_SECONDS / 2
+            try:
+                for lease_group in _groups(list(self._held.values())):
+                    if renewing:
+                        self._renew(lease_group)
+                    else:
+                        self._watch(lease_group)
+            except LedgerBusy:
+                continue  # the deadlines stop the holders if this goes on
+            if renewing:
+                renewed_at = started_at
+
+    def _renew(self, leases: list[Lease]) -> None:
+        at = time.monotonic()
+        statement = (
+            update(_rows)
+            .where(_rows.c.generation.in_([lease.generation for lease in leases]), self.live())
+            .values(until_ms=self._now() + LEASE_MS)
+            .returning(_rows.c.generation, _rows.c.contended)
+        )
+        renewed = self._transactions.write(
+            lambda connection: connection.execute(statement).all(), durable=False
+        )
+        for generation, contended in renewed:
+            if lease := self._held.get(generation):
+                lease.renewed(at)
+                lease.contention = max(lease.contention, Contention(contended))
+
+    def _watch(self, leases: list[Lease]) -> None:
+        statement = select(_rows.c.generation, _rows.c.contended).where(
+            _rows.c.generation.in_([lease.generation for lease in leases]), _rows.c.contended > 0
+        )
+        for generation, contended in self._transactions.read(
+            lambda connection: connection.execute(statement).all()
+        ):
+            if lease := self._held.get(generation):
+                lease.contention = max(lease.contention, Contention(contended))
+
+    def _now(self) -> ColumnElement[int]:
+        """The lease clock in milliseconds, as an SQL expression."""
+        if self._on_sqlite:
+            return cast(boot_clock_ms(), BigInteger)
+        return cast(func.extract("epoch", func.clock_timestamp()) * 1000, BigInteger)
+
+
+def _groups(leases: list[Lease]) -> list[list[Lease]]:
+    return [leases[at : at + _RENEW_AT_ONCE] for at in range(0, len(leases), _RENEW_AT_ONCE)]

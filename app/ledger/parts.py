@@ -1,0 +1,233 @@
+"""Parts: claimed with a lease, committed with a bit and a receipt in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, func, literal, select, update
+
+from app.domain.parts import received_parts, word_and_mask, words_without
+from app.domain.states import State
+from app.errors import LeaseLost, UploadNotFound, UploadNotOpen
+from app.ledger.dialects import insert
+from app.ledger.leases import Lease, Leases
+from app.ledger.models import bitmap, receipts, uploads
+from app.ledger.outbox import EventKind, append_event_once
+from app.ledger.records import ReceiptRecord, UploadRecord
+from app.ledger.transactions import Transactions
+
+
+@dataclass(frozen=True, slots=True)
+class PartClaim:
+    """The answer to a claim: the upload, and either the lease, the receipt, or neither.
+
+    ``lease``: the part is ours to write. ``receipt``: it has been received
+    before. Neither: another request is writing it (``holder`` is its process).
+    """
+
+    upload: UploadRecord
+    lease: Lease | None = None
+    receipt: ReceiptRecord | None = None
+    holder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PartCommit:
+    """How many parts of how many an upload has after a commit."""
+
+    received: int
+    part_count: int
+
+
+class PartLedger:
+    """Claims and commits of parts. Refuses whatever the upload's state forbids."""
+
+    def __init__(self, transactions: Transactions, leases: Leases) -> None:
+        self._transactions = transactions
+        self._leases = leases
+
+    def claim(
+        self, upload_id: str, index: int, now_ms: int, monotonic: Callable[[], float]
+    ) -> PartClaim:
+        """Try to lease part ``index`` of an open upload.
+
+        Raises UploadNotFound where the upload is unknown, gone or past its
+        time, UploadNotOpen where it is finalizing or finished, IndexError where
+        it has no such part.
+        """
+        claimed_at = monotonic()
+
+        def work(connection: Connection) -> tuple[PartClaim, int | None]:
+            upload = open_upload(connection, upload_id, now_ms)
+            upload.geometry.span(index)
+            if receipt := _receipt(connection, upload_id, index):
+                return PartClaim(upload, receipt=receipt), None
+            generation = self._leases.claim(connection, upload_id, str(index))
+            if generation is None:
+                holder = self._leases.holder(connection, upload_id, str(index))
+                return PartClaim(upload, holder=holder), None
+            return PartClaim(upload), generation
+
+        claim, generation = self._transactions.write(work, durable=False)
+        if generation is None:
+            return claim
+        lease = self._leases.hold(upload_id, str(index), generation, claimed_at)
+        return PartClaim(claim.upload, lease=lease)
+
+    def commit(self, lease: Lease, receipt: ReceiptRecord) -> PartCommit:
+        """Record a part whose bytes are durable: bit, count, receipt, and the lease's end.
+
+        Durable on return. Raises LeaseLost, UploadNotFound or UploadNotOpen, and
+        then nothing is recorded.
+        """
+        upload_id = lease.upload_id
+
+        def work(connection: Connection) -> PartCommit:
+            counted = connection.execute(
+                update(uploads)
+                .where(uploads.c.id == upload_id, uploads.c.state == State.OPEN)
+                .values(received=uploads.c.received + 1, progress_at_ms=receipt.received_at_ms)
+                .returning(uploads.c.received, uploads.c.part_count)
+            ).first()
+            if counted is None:
+                open_upload(connection, upload_id, receipt.received_at_ms)
+                raise LeaseLost
+            if not self._leases.end(connection, lease):
+                raise LeaseLost
+            if not _set_bit(connection, upload_id, receipt.part):
+                raise LeaseLost
+            connection.execute(
+                receipts.insert().values(
+                    upload_id=upload_id,
+                    part=receipt.part,
+                    size=receipt.size,
+                    sha256=receipt.sha256,
+                    storage_receipt=receipt.storage_receipt,
+                    received_at_ms=receipt.received_at_ms,
+                )
+            )
+            if counted.received == counted.part_count:
+                append_event_once(
+                    connection, upload_id, EventKind.COMPLETED, receipt.received_at_ms
+                )
+            return PartCommit(counted.received, counted.part_count)
+
+        commit = self._transactions.write(work)
+        self._leases.drop(lease)
+        return commit
+
+    def forget_all(self, upload: UploadRecord) -> None:
+        """Clear an open upload whose staged object has vanished: it starts anew, under its id.
+
+        Does nothing where the upload has moved on or was cleared by somebody else.
+        """
+
+        def work(connection: Connection) -> None:
+            cleared = connection.execute(
+                update(uploads)
+                .where(
+                    uploads.c.id == upload.id,
+                    uploads.c.state == State.OPEN,
+                    uploads.c.staging_key == upload.staging_key,
+                )
+                .values(received=0, staging_key=None)
+            )
+            if cleared.rowcount:
+                clear_parts(connection, upload.id, None)
+
+        self._transactions.write(work)
+
+    def words(self, upload_id: str) -> dict[int, int]:
+        """Return the bitmap of an upload, word → bits."""
+        return self._transactions.read(lambda connection: read_words(connection, upload_id))
+
+    def receipts(self, upload_id: str) -> list[ReceiptRecord]:
+        """Return the receipts of all received parts, in order."""
+        return self._transactions.read(lambda connection: _receipts(connection, upload_id))
+
+
+def open_upload(connection: Connection, upload_id: str, now_ms: int) -> UploadRecord:
+    """Return an open upload, else raise UploadNotFound or UploadNotOpen."""
+    row = connection.execute(select(uploads).where(uploads.c.id == upload_id)).first()
+    if row is None:
+        raise UploadNotFound
+    upload = UploadRecord.from_row(row)
+    if upload.state in (State.CANCELLED, State.EXPIRED, State.DELETED):
+        raise UploadNotFound
+    if upload.has_expired(now_ms):
+        raise UploadNotFound
+    if upload.state is not State.OPEN:
+        raise UploadNotOpen(upload.state, "take parts")
+    return upload
+
+
+def read_words(connection: Connection, upload_id: str) -> dict[int, int]:
+    """Return the bitmap of an upload, word → bits."""
+    rows = connection.execute(
+        select(bitmap.c.word, bitmap.c.bits).where(bitmap.c.upload_id == upload_id)
+    )
+    return {row.word: row.bits for row in rows}
+
+
+def clear_parts(connection: Connection, upload_id: str, lost: Iterable[int] | None) -> int:
+    """Forget parts that the storage has lost (None: all); return how many are left."""
+    words = read_words(connection, upload_id)
+    kept = {} if lost is None else words_without(words, lost)
+    left = set(received_parts(kept))
+    connection.execute(delete(bitmap).where(bitmap.c.upload_id == upload_id))
+    for word, bits in kept.items():
+        connection.execute(bitmap.insert().values(upload_id=upload_id, word=word, bits=bits))
+    gone = [part for part in received_parts(words) if part not in left]
+    for part in gone:
+        connection.execute(
+            delete(receipts).where(receipts.c.upload_id == upload_id, receipts.c.part == part)
+        )
+    return len(left)
+
+
+def _set_bit(connection: Connection, upload_id: str, index: int) -> bool:
+    """Set a part's bit by one atomic upsert; False if it was set already."""
+    word, mask = word_and_mask(index)
+    bits = bitmap.c.bits
+    upsert = insert(connection, bitmap).values(upload_id=upload_id, word=word, bits=mask)
+    result = connection.execute(
+        upsert.on_conflict_do_update(
+            index_elements=["upload_id", "word"],
+            set_={"bits": bits.op("|")(upsert.excluded.bits)},
+            where=bits.op("&")(literal(mask)) == 0,
+        )
+    )
+    return bool(result.rowcount)
+
+
+def _receipt(connection: Connection, upload_id: str, index: int) -> ReceiptRecord | None:
+    row = connection.execute(
+        select(receipts).where(receipts.c.upload_id == upload_id, receipts.c.part == index)
+    ).first()
+    return None if row is None else _receipt_record(row)
+
+
+def _receipts(connection: Connection, upload_id: str) -> list[ReceiptRecord]:
+    rows = connection.execute(
+        select(receipts).where(receipts.c.upload_id == upload_id).order_by(receipts.c.part)
+    )
+    return [_receipt_record(row) for row in rows]
+
+
+def _receipt_record(row: object) -> ReceiptRecord:
+    values = dict(row._mapping)  # type: ignore[attr-defined]  # sqlalchemy.Row
+    del values["upload_id"]
+    return ReceiptRecord(**values)
+
+
+def count_unreceived_bytes(connection: Connection, root_id: str) -> int:
+    """Return the bytes that open uploads on a root have announced and not sent yet."""
+    received_bytes = uploads.c.received * func.coalesce(uploads.c.part_size, 0) + uploads.c.offset
+    missing = func.coalesce(uploads.c.length, 0) - received_bytes
+    total = connection.execute(
+        select(func.sum(missing)).where(
+            uploads.c.root_id == root_id, uploads.c.state == State.OPEN, missing > 0
+        )
+    ).scalar_one()
+    return int(total or 0)

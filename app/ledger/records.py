@@ -1,0 +1,119 @@
+"""Rows of the ledger as plain, frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.domain.parts import Geometry
+from app.domain.states import State
+
+
+@dataclass(frozen=True, slots=True)
+class NewUpload:
+    """What is known of an upload when it is created. Times in ms since 1970, sizes in bytes."""
+
+    id: str
+    protocol: str
+    owner: str
+    filename: str
+    directory: str
+    length: int
+    part_size: int
+    part_count: int
+    details: Mapping[str, Any]
+    checksum_sha256: str | None
+    webhook_url: str | None
+    storage_backend: str
+    root_id: str
+    target_key: str
+    created_at_ms: int
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRecord:
+    """A row of ``uploads``; see ``models.Upload`` for the columns."""
+
+    id: str
+    protocol: str
+    owner: str
+    filename: str
+    directory: str
+    length: int | None
+    part_size: int | None
+    part_count: int | None
+    offset: int
+    received: int
+    state: State
+    details: Mapping[str, Any]
+    checksum_sha256: str | None
+    webhook_url: str | None
+    storage_backend: str
+    root_id: str
+    staging_key: str | None
+    target_key: str
+    final_key: str | None
+    progress_bytes: int
+    error: str | None
+    attempts: int
+    due_at_ms: int | None
+    created_at_ms: int
+    progress_at_ms: int
+    completed_at_ms: int | None
+    expires_at_ms: int
+
+    @classmethod
+    def from_row(cls, row: Any) -> UploadRecord:
+        """Build a record of a row selected with the columns of ``uploads``."""
+        values = dict(row._mapping)
+        values["details"] = values.pop("metadata")
+        values["state"] = State(values["state"])
+        return cls(**values)
+
+    @property
+    def geometry(self) -> Geometry:
+        """How the file is cut; only for uploads of known length that come in parts."""
+        assert self.length is not None
+        assert self.part_size is not None
+        assert self.part_count is not None
+        return Geometry(self.length, self.part_size, self.part_count)
+
+    def has_expired(self, now_ms: int) -> bool:
+        """Tell whether an unfinished upload's time is over, swept already or not."""
+        return self.state in (State.OPEN, State.FAILED) and self.expires_at_ms <= now_ms
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRecord:
+    """A received part: bytes, SHA-256 in hex where one was computed, the storage's own receipt."""
+
+    part: int
+    size: int
+    sha256: str | None
+    storage_receipt: str | None
+    received_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRecord:
+    """A webhook delivery that is due; ``secret`` of the subscription, if it has one."""
+
+    id: int
+    upload_id: str
+    url: str
+    payload: str
+    secret: str | None
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyRecord:
+    """An API key without the key; ``scopes`` as in ``domain.scopes``."""
+
+    id: int
+    name: str
+    scopes: frozenset[str]
+    created_at_ms: int
+    revoked_at_ms: int | None

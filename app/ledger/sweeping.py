@@ -1,0 +1,107 @@
+"""What the sweeper asks of the ledger: whose time is over, and what is left to clean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection, and_, delete, exists, or_, select, update
+
+from app.domain.states import GONE, State
+from app.ledger.leases import Lease, Leases
+from app.ledger.models import leases as lease_rows
+from app.ledger.models import uploads
+from app.ledger.outbox import EventKind, append_event
+from app.ledger.records import UploadRecord
+from app.ledger.transactions import Transactions
+from app.ledger.uploads import find, transition
+
+#: The lease under which one runner of all sweeps at a time; it guards no upload.
+SWEEP = "sweep"
+_NO_UPLOAD = ""
+
+
+class SweepLedger:
+    """Expiry and leftovers, each row by itself."""
+
+    def __init__(self, transactions: Transactions, leases: Leases) -> None:
+        self._transactions = transactions
+        self._leases = leases
+
+    def claim(self, monotonic: Callable[[], float]) -> Lease | None:
+        """Claim the right to sweep; None while another process does."""
+        claimed_at = monotonic()
+        generation = self._transactions.write(
+            lambda connection: self._leases.claim(connection, _NO_UPLOAD, SWEEP), durable=False
+        )
+        if generation is None:
+            return None
+        return self._leases.hold(_NO_UPLOAD, SWEEP, generation, claimed_at)
+
+    def due(self, now_ms: int, root_id: str, limit: int) -> Sequence[UploadRecord]:
+        """Return open and failed uploads of a root whose time is over and which nobody writes."""
+        writing = exists().where(lease_rows.c.upload_id == uploads.c.id, self._leases.live())
+        return self._records(
+            select(uploads)
+            .where(
+                uploads.c.state.in_([State.OPEN, State.FAILED]),
+                uploads.c.expires_at_ms <= now_ms,
+                uploads.c.root_id == root_id,
+                ~writing,
+            )
+            .order_by(uploads.c.expires_at_ms)
+            .limit(limit)
+        )
+
+    def expire(self, upload: UploadRecord, now_ms: int) -> bool:
+        """Move an upload to expired; False if it moved on or is being written meanwhile."""
+        writing = exists().where(lease_rows.c.upload_id == uploads.c.id, self._leases.live())
+
+        def work(connection: Connection) -> bool:
+            moved = transition(
+                connection, upload, State.EXPIRED, uploads.c.expires_at_ms <= now_ms, ~writing
+            )
+            if moved is not None:
+                append_event(connection, upload.id, EventKind.ABANDONED, now_ms)
+            return moved is not None
+
+        return self._transactions.write(work)
+
+    def leftovers(self, root_id: str, limit: int) -> Sequence[UploadRecord]:
+        """Return ended uploads of a root whose bytes have not all been removed yet."""
+        staged = uploads.c.staging_key.is_not(None)
+        published = and_(uploads.c.state == State.DELETED, uploads.c.final_key.is_not(None))
+        return self._records(
+            select(uploads)
+            .where(
+                uploads.c.state.in_([*GONE, State.COMPLETE]),
+                or_(staged, published),
+                uploads.c.root_id == root_id,
+            )
+            .limit(limit)
+        )
+
+    def forget_staging(self, upload_id: str) -> None:
+        """Note that nothing of an ended upload is staged any more."""
+        self._transactions.write(
+            lambda connection: connection.execute(
+                update(uploads)
+                .where(uploads.c.id == upload_id, uploads.c.state != State.OPEN)
+                .values(staging_key=None)
+            )
+        )
+
+    def is_wanted(self, upload_id: str) -> bool:
+        """Tell whether staged bytes of this id may still be needed."""
+        upload = self._transactions.read(lambda connection: find(connection, upload_id))
+        return upload is not None and upload.state not in GONE and upload.state != State.COMPLETE
+
+    def forget_dead_leases(self) -> None:
+        """Remove lease rows that ran out: their holders are gone."""
+        self._transactions.write(
+            lambda connection: connection.execute(delete(lease_rows).where(~self._leases.live())),
+            durable=False,
+        )
+
+    def _records(self, chosen: object) -> Sequence[UploadRecord]:
+        rows = self._transactions.read(lambda tx: tx.execute(chosen).all())  # type: ignore[call-overload]
+        return [UploadRecord.from_row(row) for row in rows]

@@ -1,0 +1,204 @@
+"""Uploads: created, read, staged, and moved from state to state by compare-and-set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
+
+from sqlalchemy import Connection, select, update
+
+from app.domain.states import State, check
+from app.errors import LeaseLost, PartsMissing, StorageFull, UploadNotFound, UploadNotOpen
+from app.ledger.leases import CREATE, Lease, Leases
+from app.ledger.models import uploads
+from app.ledger.outbox import EventKind, append_event, append_event_once
+from app.ledger.parts import count_unreceived_bytes
+from app.ledger.records import NewUpload, UploadRecord
+from app.ledger.transactions import Transactions
+
+
+class UploadLedger:
+    """The rows of ``uploads``. Only the winner of a transition emits its event."""
+
+    def __init__(self, transactions: Transactions, leases: Leases) -> None:
+        self._transactions = transactions
+        self._leases = leases
+
+    def create(
+        self, new: NewUpload, *, room_bytes: int | None, monotonic: Callable[[], float]
+    ) -> Lease:
+        """Insert an upload and claim its ``create`` lease.
+
+        ``room_bytes``: what the root can still take; what open uploads on it
+        have announced and not sent is subtracted. None: not checked. Raises
+        StorageFull.
+        """
+        claimed_at = monotonic()
+        values = asdict(new)
+        values["metadata"] = values.pop("details")
+
+        def work(connection: Connection) -> int:
+            if room_bytes is not None:
+                announced = count_unreceived_bytes(connection, new.root_id)
+                if new.length > room_bytes - announced:
+                    raise StorageFull
+            connection.execute(
+                uploads.insert().values(
+                    **values,
+                    offset=0,
+                    received=0,
+                    attempts=0,
+                    progress_bytes=0,
+                    state=State.OPEN,
+                    progress_at_ms=new.created_at_ms,
+                )
+            )
+            append_event(connection, new.id, EventKind.CREATED, new.created_at_ms)
+            if new.part_count == 0:
+                append_event(connection, new.id, EventKind.COMPLETED, new.created_at_ms)
+            generation = self._leases.claim(connection, new.id, CREATE)
+            assert generation is not None, "the id is new: nobody can hold its lease"
+            return generation
+
+        generation = self._transactions.write(work)
+        return self._leases.hold(new.id, CREATE, generation, claimed_at)
+
+    def get(self, upload_id: str) -> UploadRecord | None:
+        """Return an upload in whatever state it is, None if the id is unknown."""
+        return self._transactions.read(lambda connection: find(connection, upload_id))
+
+    def list(self, states: Collection[State], limit: int) -> Sequence[UploadRecord]:
+        """Return the newest ``limit`` uploads in one of ``states``."""
+        chosen = select(uploads).where(uploads.c.state.in_(states))
+        rows = self._transactions.read(
+            lambda connection: connection.execute(
+                chosen.order_by(uploads.c.created_at_ms.desc()).limit(limit)
+            ).all()
+        )
+        return [UploadRecord.from_row(row) for row in rows]
+
+    def claim_create(self, upload_id: str, monotonic: Callable[[], float]) -> Lease | None:
+        """Claim the making of an upload's staged object; None if somebody else is at it."""
+        claimed_at = monotonic()
+        generation = self._transactions.write(
+            lambda connection: self._leases.claim(connection, upload_id, CREATE), durable=False
+        )
+        if generation is None:
+            return None
+        return self._leases.hold(upload_id, CREATE, generation, claimed_at)
+
+    def set_staged(self, lease: Lease, staging_key: str) -> UploadRecord:
+        """Note where an open upload is staged, ending the ``create`` lease.
+
+        Raises UploadNotFound where the upload has gone meanwhile (the caller
+        discards what it made), LeaseLost where another process took over.
+        """
+
+        def work(connection: Connection) -> UploadRecord:
+            if not self._leases.end(connection, lease):
+                raise LeaseLost
+            row = connection.execute(
+                update(uploads)
+                .where(uploads.c.id == lease.upload_id, uploads.c.state == State.OPEN)
+                .values(staging_key=staging_key)
+                .returning(*uploads.c)
+            ).first()
+            if row is None:
+                raise UploadNotFound
+            return UploadRecord.from_row(row)
+
+        record = self._transactions.write(work)
+        self._leases.drop(lease)
+        return record
+
+    def queue_finalize(self, upload_id: str, now_ms: int) -> UploadRecord:
+        """Move a full upload from open or failed to finalizing, due at once; idempotent after that.
+
+        Raises UploadNotFound, or PartsMissing with the counts.
+        """
+
+        def work(connection: Connection) -> UploadRecord:
+            upload = find(connection, upload_id)
+            if upload is None or upload.has_expired(now_ms):
+                raise UploadNotFound
+            if upload.state in (State.FINALIZING, State.COMPLETE):
+                return upload
+            if upload.state not in (State.OPEN, State.FAILED):
+                raise UploadNotFound
+            moved = transition(
+                connection,
+                upload,
+                State.FINALIZING,
+                uploads.c.received == uploads.c.part_count,
+                error=None,
+                attempts=0,
+                progress_bytes=0,
+                due_at_ms=now_ms,
+            )
+            if moved is None:
+                raise PartsMissing(upload.received, upload.part_count or 0)
+            if upload.state is State.FAILED:
+                append_event(connection, upload_id, EventKind.RETRY_QUEUED, now_ms)
+            return moved
+
+        return self._transactions.write(work)
+
+    def cancel(self, upload_id: str, now_ms: int) -> UploadRecord:
+        """Move an upload to cancelled, or deleted if it was complete; return it as it is then.
+
+        Raises UploadNotFound, or UploadNotOpen while it is finalizing.
+        """
+
+        def work(connection: Connection) -> UploadRecord:
+            upload = find(connection, upload_id)
+            if upload is None or upload.has_expired(now_ms):
+                raise UploadNotFound
+            if upload.state is State.FINALIZING:
+                raise UploadNotOpen(upload.state, "be cancelled now; wait until it is done")
+            following = State.DELETED if upload.state is State.COMPLETE else State.CANCELLED
+            if upload.state not in (State.OPEN, State.FAILED, State.COMPLETE):
+                raise UploadNotFound
+            moved = transition(connection, upload, following)
+            if moved is None:
+                raise UploadNotOpen(upload.state, "be cancelled now; try again")
+            append_event_once(connection, upload_id, EventKind.DELETED, now_ms)
+            return moved
+
+        return self._transactions.write(work)
+
+    def forget_final(self, upload_id: str) -> None:
+        """Note that a deleted upload's file is gone from the storage."""
+        self._transactions.write(
+            lambda connection: connection.execute(
+                update(uploads)
+                .where(uploads.c.id == upload_id, uploads.c.state == State.DELETED)
+                .values(final_key=None)
+            )
+        )
+
+
+def find(connection: Connection, upload_id: str) -> UploadRecord | None:
+    """Return an upload in whatever state it is, None if the id is unknown."""
+    row = connection.execute(select(uploads).where(uploads.c.id == upload_id)).first()
+    return None if row is None else UploadRecord.from_row(row)
+
+
+def transition(
+    connection: Connection,
+    upload: UploadRecord,
+    following: State,
+    *conditions: object,
+    **values: object,
+) -> UploadRecord | None:
+    """Change an upload's state by compare-and-set; None if it is not as ``upload`` says any more.
+
+    Raises ValueError for a transition the table in ``domain.states`` does not have.
+    """
+    check(upload.state, following)
+    row = connection.execute(
+        update(uploads)
+        .where(uploads.c.id == upload.id, uploads.c.state == upload.state, *conditions)  # type: ignore[arg-type]
+        .values(state=following, **values)
+        .returning(*uploads.c)
+    ).first()
+    return None if row is None else UploadRecord.from_row(row)
