@@ -1,0 +1,50 @@
+"""What a request's body is to the rest of the program: bytes, read once, front to back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+WSGIEnvironment = dict[str, Any]
+
+
+class Body(ABC):
+    """A request's body, read once from front to back.
+
+    ``length`` is the Content-Length in bytes, None for chunked encoding.
+    ``received`` counts the bytes taken so far. ``cut`` is set when the
+    connection ended before the body did, ``ended`` when the body is complete.
+    """
+
+    def __init__(self, length: int | None) -> None:
+        self.length = length
+        self.received = 0
+        self.cut = False
+
+    @property
+    @abstractmethod
+    def ended(self) -> bool:
+        """True when every byte of the body has been taken."""
+
+    @abstractmethod
+    def wait(self, timeout_seconds: float) -> None:
+        """Wait in the calling greenlet until it is worth taking bytes, or the time is up."""
+
+    @abstractmethod
+    def take(self, buffer: memoryview) -> int:
+        """Move bytes that are here already into ``buffer``; return how many, 0 for none now.
+
+        Called in a native thread; never blocks. Sets ``cut`` at a premature end.
+        """
+
+    @abstractmethod
+    def more_within(self, milliseconds: int) -> bool:
+        """Wait in a native thread until more bytes are here; False if none came."""
+
+    @abstractmethod
+    def idle_seconds(self) -> float:
+        """Return the seconds since the last byte arrived from the network."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Hand the connection back: usable if the body was taken whole, else to be closed."""

@@ -1,0 +1,39 @@
+"""Whether this process is shutting down, and what has to stop when.
+
+gunicorn sends SIGTERM, lets requests run for its graceful timeout, then kills.
+Bodies that cannot be resumed in the middle (parts) may use nearly all of that
+time; bodies whose every byte counts (appends) stop at once and keep them.
+"""
+
+from __future__ import annotations
+
+import time
+
+#: Parts stop this long before the kill: enough to answer and to be heard.
+PART_MARGIN_SECONDS = 5.0
+
+
+class Drain:
+    """The shutdown of this process: not begun, or begun at some time."""
+
+    def __init__(self, graceful_timeout_seconds: float) -> None:
+        self._graceful_timeout_seconds = graceful_timeout_seconds
+        self._begun_at: float | None = None
+
+    def begin(self) -> None:
+        """Note that the process has been asked to stop. Safe in a signal handler."""
+        if self._begun_at is None:
+            self._begun_at = time.monotonic()
+
+    @property
+    def begun(self) -> bool:
+        """True from the first SIGTERM on."""
+        return self._begun_at is not None
+
+    @property
+    def parts_must_stop(self) -> bool:
+        """True when bodies of parts have to give up, shortly before the kill."""
+        if self._begun_at is None:
+            return False
+        run_on_seconds = max(0.0, self._graceful_timeout_seconds - PART_MARGIN_SECONDS)
+        return time.monotonic() - self._begun_at >= run_on_seconds

@@ -1,0 +1,178 @@
+"""The pump: receive → hash → write, by native threads, without Python touching the bytes.
+
+The greenlet waits until bytes are there (thousands of slow clients cost
+nothing), then a native thread drains the socket for a while with the GIL
+released in every call that moves bytes. Between two such jobs the greenlet
+looks at the clocks and at whoever may want it to stop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from app.errors import LonghaulError
+from app.ingest.body import Body
+from app.ingest.threads import receive_pool
+
+#: Bytes moved at a time; larger gains nothing (measured), smaller costs the GIL.
+BUFFER_BYTES = 1024 * 1024
+
+#: A job gives its thread back after this much, so that an endless body does
+#: not starve others, and offsets, stop flags and leases are looked at.
+JOB_BYTES = 32 * 1024 * 1024
+JOB_SECONDS = 0.25
+
+#: How long a job waits for a fast client's next bytes before it gives the thread back.
+LINGER_MILLISECONDS = 2
+
+#: How often a waiting greenlet looks at clocks and stop flags.
+TURN_SECONDS = 1.0
+
+
+class Ended(Enum):
+    """How a transfer ended."""
+
+    WHOLE = auto()  #: the body is complete
+    CUT = auto()  #: the connection broke, or the framing did
+    STALLED = auto()  #: nothing arrived for the idle timeout
+    TOO_LONG = auto()  #: more bytes than allowed; the surplus was not written
+    STOPPED = auto()  #: the guard asked for it; see ``reason``
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """``received`` bytes were written; ``reason`` is the guard's error when STOPPED."""
+
+    received: int
+    ended: Ended
+    reason: LonghaulError | None = None
+
+
+class Hasher(Protocol):
+    """What hashlib's objects offer."""
+
+    def update(self, data: memoryview, /) -> object: ...
+
+
+class Sink(Protocol):
+    """Where bytes go; a storage's PartWriter is one."""
+
+    def write(self, buffer: memoryview) -> None: ...
+
+
+#: Asked about once a second with the seconds since the last byte arrived;
+#: returns the error to stop with, or None to go on.
+Guard = Callable[[float], LonghaulError | None]
+
+
+class _Buffers:
+    """Reused buffers: as many as jobs run at once, whatever the number of connections."""
+
+    def __init__(self) -> None:
+        self._free: list[memoryview] = []
+
+    def take(self) -> memoryview:
+        try:
+            return self._free.pop()
+        except IndexError:
+            return memoryview(bytearray(BUFFER_BYTES))
+
+    def give_back(self, buffer: memoryview) -> None:
+        self._free.append(buffer)
+
+
+_buffers = _Buffers()
+
+
+def pump(
+    body: Body,
+    sink: Sink,
+    *,
+    limit_bytes: int,
+    idle_timeout_seconds: float,
+    hasher: Hasher | None = None,
+    guard: Guard | None = None,
+    native_writes: bool = True,
+) -> Transfer:
+    """Move a request's body into ``sink`` until it ends, one way or another.
+
+    At most ``limit_bytes`` are written. With ``native_writes`` the sink is
+    called in a native thread, else in the calling greenlet. Errors of the sink
+    are raised as they are; everything the client does is told by ``Ended``.
+    """
+    written = 0
+    while not body.ended:
+        idle_seconds = body.idle_seconds()
+        reason = guard(idle_seconds) if guard is not None else None
+        if reason is not None:
+            return Transfer(written, Ended.STOPPED, reason)
+        if body.cut:
+            return Transfer(written, Ended.CUT)
+        if idle_seconds >= idle_timeout_seconds:
+            return Transfer(written, Ended.STALLED)
+        body.wait(min(TURN_SECONDS, idle_timeout_seconds))
+        room = limit_bytes - written
+        if native_writes:
+            moved = receive_pool.run(lambda: _drain(body, sink, hasher, room))  # noqa: B023
+        else:
+            moved = _drain_then_write(body, sink, hasher, room)
+        written += min(moved, room)
+        if moved > room:
+            return Transfer(written, Ended.TOO_LONG)
+    return Transfer(written, Ended.WHOLE)
+
+
+def _drain(body: Body, sink: Sink, hasher: Hasher | None, room: int) -> int:
+    """Move what is there, for one job's worth; return the bytes, more than ``room`` if too long."""
+    started_at, moved = time.monotonic(), 0
+    buffer = _buffers.take()
+    try:
+        while moved < JOB_BYTES and time.monotonic() - started_at < JOB_SECONDS:
+            filled = _fill(body, buffer)
+            if not filled:
+                break
+            wanted = min(filled, room - moved)
+            moved += filled
+            if hasher is not None:
+                hasher.update(buffer[:wanted])
+            sink.write(buffer[:wanted])
+            if filled < len(buffer) or wanted < filled:
+                break
+    finally:
+        _buffers.give_back(buffer)
+    return moved
+
+
+def _drain_then_write(body: Body, sink: Sink, hasher: Hasher | None, room: int) -> int:
+    """Like ``_drain`` for sinks that are Python code with sockets: the greenlet writes."""
+    buffer = _buffers.take()
+    try:
+        filled = receive_pool.run(lambda: _fill_and_hash(body, buffer, hasher))
+        if filled and room:
+            sink.write(buffer[: min(filled, room)])
+    finally:
+        _buffers.give_back(buffer)
+    return filled
+
+
+def _fill_and_hash(body: Body, buffer: memoryview, hasher: Hasher | None) -> int:
+    filled = _fill(body, buffer)
+    if hasher is not None and filled:
+        hasher.update(buffer[:filled])
+    return filled
+
+
+def _fill(body: Body, buffer: memoryview) -> int:
+    """Fill ``buffer`` until it is full, the body pauses, ends or is cut; return the bytes."""
+    filled = 0
+    while filled < len(buffer) and not body.ended:
+        count = body.take(buffer[filled:])
+        if count:
+            filled += count
+        elif body.cut or not body.more_within(LINGER_MILLISECONDS):
+            break
+    return filled
