@@ -1,0 +1,1 @@
+"""The product: what can be done with an upload, whatever the protocol."""
