@@ -1,0 +1,30 @@
+"""``flask ledger``: the database's tables."""
+
+from __future__ import annotations
+
+import click
+
+from app.cli.operator import Operator, explained
+
+
+def ledger_group(operator: Operator) -> click.Group:
+    """Return the command group."""
+
+    @click.group("ledger", help="The database.")
+    def group() -> None:
+        pass
+
+    @group.command("migrate")
+    @explained
+    def migrate() -> None:
+        """Bring the tables to this version; the server does it at its start by itself."""
+        operator.migrate()
+
+    @group.command("check")
+    @explained
+    def check() -> None:
+        """Tell whether the database answers and has the right tables."""
+        operator.ledger.check()
+        click.echo("the database is up to date")
+
+    return group

@@ -1,0 +1,1 @@
+"""HTTP adapters: parse, authenticate, make one service call, render."""

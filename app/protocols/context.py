@@ -1,0 +1,61 @@
+"""What views need of the application, and who hands it to them."""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+from flask import current_app, request
+
+from app.domain.clock import Clock
+from app.errors import MalformedRequest
+from app.ingest.body import Body
+from app.ingest.drain import Drain
+from app.ingest.request import request_body
+from app.ingest.whole import read_whole
+from app.ledger.database import Ledger
+from app.settings import Settings
+from app.storage.base import Storage
+from app.uploads.service import UploadService
+
+#: Where ``create_app`` puts the context.
+EXTENSION = "longhaul"
+
+#: The largest JSON document of a request: a name, an URL and some metadata.
+MAX_JSON_BYTES = 1024 * 1024
+
+
+class Context(Protocol):
+    """The collaborators of this process. Some are made on first use and may fail then."""
+
+    settings: Settings
+    clock: Clock
+    drain: Drain
+    ledger: Ledger
+
+    @property
+    def storage(self) -> Storage: ...
+
+    @property
+    def uploads(self) -> UploadService: ...
+
+
+def context() -> Context:
+    """Return the context of the application that answers this request."""
+    return cast(Context, current_app.extensions[EXTENSION])
+
+
+def body() -> Body:
+    """Return the body of this request, unread."""
+    return request_body(request.environ)
+
+
+def small_body() -> bytes:
+    """Return this request's body, which must fit in MAX_JSON_BYTES."""
+    data = read_whole(
+        body(),
+        limit_bytes=MAX_JSON_BYTES,
+        idle_timeout_seconds=context().settings.body_idle_timeout_secs,
+    )
+    if data is None:
+        raise MalformedRequest(f"The request body is over {MAX_JSON_BYTES} bytes")
+    return data

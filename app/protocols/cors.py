@@ -1,0 +1,57 @@
+"""Cross-origin requests: browsers upload from pages of other hosts.
+
+Preflights are answered without credentials and remembered by the browser for a
+while; errors carry the headers too, or the page would see no status at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flask import Flask
+from flask_cors import CORS
+
+#: ``*`` does not cover Authorization, so headers are named; tus-js-client sends
+#: the Tus- and Upload- ones.
+ALLOWED_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "X-API-Key",
+    "X-Request-ID",
+    "Content-Digest",
+    "Tus-Resumable",
+    "Upload-Length",
+    "Upload-Offset",
+    "Upload-Metadata",
+    "Upload-Defer-Length",
+    "Upload-Concat",
+    "Upload-Checksum",
+    "X-HTTP-Method-Override",
+    "X-Requested-With",
+)
+
+#: What a page may read of an answer, beside the few that it always may.
+EXPOSED_HEADERS = ("X-Request-ID", "Retry-After", "Location")
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+#: Chromium forgets a preflight after two hours, whatever it is told.
+MAX_AGE_SECONDS = 7200
+
+
+def install(app: Flask, origins: Sequence[str]) -> None:
+    """Answer preflights and put CORS headers on every answer of ``app``.
+
+    ``origins``: scheme://host[:port] of pages that may use the server, or ``*``.
+    Credentials in the browser's sense (cookies) are never allowed.
+    """
+    CORS(
+        app,
+        origins=list(origins),
+        methods=list(METHODS),
+        allow_headers=list(ALLOWED_HEADERS),
+        expose_headers=list(EXPOSED_HEADERS),
+        max_age=MAX_AGE_SECONDS,
+        supports_credentials=False,
+        send_wildcard=True,
+    )

@@ -1,0 +1,82 @@
+"""Which status an error gets, and how it is written.
+
+One table per protocol, because clients differ. Subclasses inherit the status of
+their nearest listed base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+from flask import Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from app import errors
+from app.ledger.database import LedgerOutdated
+
+log = structlog.get_logger(__name__)
+
+StatusTable = Mapping[type[errors.LonghaulError], int]
+
+#: The native API. SDK 2.1 takes every 409 on a part for success, hence 503 for
+#: a part that is being written and 422 for one stored with other bytes.
+NATIVE: StatusTable = {
+    errors.LonghaulError: 500,
+    errors.RequestRefused: 400,
+    errors.InvalidField: 422,
+    errors.TargetRefused: 422,
+    errors.PartConflict: 422,
+    errors.UploadTooLarge: 413,
+    errors.NotAuthenticated: 401,
+    errors.NotAuthorized: 403,
+    errors.UploadNotFound: 404,
+    errors.UploadNotOpen: 409,
+    errors.StorageFull: 507,
+    errors.TryAgain: 503,
+    errors.BodyStalled: 408,
+    LedgerOutdated: 503,
+}
+
+
+def status_of(error: errors.LonghaulError, table: StatusTable) -> int:
+    """Return the status of an error by its nearest listed base class."""
+    return next(table[kind] for kind in type(error).__mro__ if kind in table)
+
+
+def problem_response(error: errors.LonghaulError) -> Response:
+    """Render an error of the native API."""
+    status = status_of(error, NATIVE)
+    if status >= 500:
+        log.warning("request.failed", code=error.code, cause=str(error.__cause__ or ""))
+    response = _json_error(error.message, error.code, status)
+    if isinstance(error, errors.TryAgain):
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, errors.NotAuthenticated):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="longhaul"'
+    return response
+
+
+def http_problem_response(error: HTTPException) -> Response:
+    """Render what routing and Flask itself refuse: unknown routes, methods, bad JSON."""
+    status = error.code or 500
+    message = error.description or error.name
+    response = _json_error(message, error.name.lower().replace(" ", "_"), status)
+    for name, value in error.get_headers():
+        if name.lower() not in {"content-type", "content-length"}:
+            response.headers[name] = value
+    return response
+
+
+def bug_response(error: Exception) -> Response:
+    """Render an error nobody expected. The log has it; the client gets the request id."""
+    log.error("request.bug", exc_info=error)
+    return _json_error(
+        "Internal server error; the log has it under this request id", "internal_error", 500
+    )
+
+
+def _json_error(message: str, code: str, status: int) -> Response:
+    response = jsonify(error=message, code=code, status=status)
+    response.status_code = status
+    return response

@@ -1,0 +1,108 @@
+"""Which collaborators the application is made of.
+
+They are made on first use, so that a server whose disk or database is not ready
+starts all the same, says so, and recovers by itself.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from app.domain.clock import Clock
+from app.ingest.drain import Drain
+from app.jobs.finalize import Finalizer
+from app.jobs.outbound import OutboundClient
+from app.jobs.runner import Runner
+from app.jobs.sweep import Sweeper
+from app.jobs.webhooks import WebhookSender
+from app.ledger.database import open_ledger
+from app.ledger.migrate import migrate
+from app.settings import Settings
+from app.storage.base import Storage
+from app.storage.local import LocalStorage
+from app.uploads.policy import Policy
+from app.uploads.service import UploadService
+from app.version import VERSION
+
+MIB = 1024 * 1024
+
+
+class Wiring:
+    """The collaborators of this process. ``storage`` replaces the one the settings name."""
+
+    def __init__(self, settings: Settings, engine: Engine, storage: Storage | None = None) -> None:
+        self.settings = settings
+        self._engine = engine
+        self.clock = Clock()
+        self.drain = Drain(settings.graceful_timeout_secs)
+        self.ledger = open_ledger(
+            engine,
+            Path(settings.temp_storage_path) / "run",
+            strict=settings.strict_durability,
+            busy_timeout_seconds=settings.ledger_busy_timeout_secs,
+        )
+        self._given_storage = storage
+
+    def migrate(self) -> None:
+        """Bring the ledger's tables to this version."""
+        migrate(self._engine)
+
+    @cached_property
+    def storage(self) -> Storage:
+        """The storage of the settings. Raises LedgerOutdated, LedgerBusy, StorageUnavailable."""
+        if self._given_storage is not None:
+            return self._given_storage
+        return LocalStorage(
+            self.settings.local_storage_path,
+            self.ledger.instance_id(),
+            file_mode=self.settings.file_mode,
+            parts_synced=self.settings.strict_durability,
+        )
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The settings services act by."""
+        settings = self.settings
+        return Policy(
+            part_size_bytes=settings.chunk_size_mb * MIB,
+            ttl_seconds=settings.upload_ttl_hours * 3600,
+            max_upload_bytes=settings.max_upload_bytes,
+            check_free_disk=settings.check_free_disk,
+            min_free_disk_bytes=settings.min_free_disk_bytes,
+            complete_wait_seconds=settings.complete_wait_secs,
+            body_idle_timeout_seconds=settings.body_idle_timeout_secs,
+            durable=settings.strict_durability,
+            allow_private_targets=settings.allow_private_targets,
+            max_concurrent_finalizations=settings.max_concurrent_finalizations,
+        )
+
+    @cached_property
+    def uploads(self) -> UploadService:
+        """The upload service; finalizing is woken once ``runner`` is started."""
+        return UploadService(self.ledger, self.storage, self.clock, self.policy, self.drain)
+
+    @cached_property
+    def finalizer(self) -> Finalizer:
+        """Finalizes uploads that are due."""
+        return Finalizer(self.ledger, self.storage, self.clock, self.policy)
+
+    @cached_property
+    def sweeper(self) -> Sweeper:
+        """Removes what has ended."""
+        return Sweeper(self.ledger, self.storage, self.clock, self.uploads)
+
+    @cached_property
+    def runner(self) -> Runner:
+        """Runs the jobs; whoever starts it also lets ``uploads`` wake it."""
+        client = OutboundClient(self.settings.allow_private_targets, version=VERSION)
+        return Runner(
+            self.ledger,
+            self.finalizer,
+            self.sweeper,
+            WebhookSender(self.ledger, self.clock, client),
+            self.drain,
+            self.settings.cleanup_interval_secs,
+        )
