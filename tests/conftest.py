@@ -1,0 +1,51 @@
+"""Fixtures for all tests. Servers are real and run on free ports."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.native import Native
+from tests.harness.server import Server
+
+StartServer = Callable[..., Server]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with parts of 1 MiB and two workers that well-behaved tests share."""
+    shared = Server(tmp_path_factory.mktemp("server"))
+    shared.start()
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def native(server: Server) -> Native:
+    """A client of the shared server."""
+    return Native(server)
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Start servers of a test's own, which may be killed: ``start_server(WORKERS=1)``."""
+    servers: list[Server] = []
+
+    def start(**settings: object) -> Server:
+        directory = tmp_path / f"server-{len(servers)}"
+        directory.mkdir()
+        servers.append(Server(directory, **settings))
+        return servers[-1].start()
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def content() -> Callable[[int], bytes]:
+    """Random bytes, other ones at each call: zeros would hide misplaced parts."""
+    return random.randbytes

@@ -1,0 +1,169 @@
+"""A real Longhaul under gunicorn, on a free port of the loopback, in a directory of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+import requests
+
+ROOT = Path(__file__).resolve().parents[2]
+
+API_KEY = "key-of-the-tests-0123456789abcdef"
+JWT_SECRET = "secret-of-the-tests-0123456789abcdef0123456789"
+
+START_SECONDS = 30
+STOP_SECONDS = 60
+
+#: What must never stand in a server's log: bugs, and warnings of the interpreter.
+_SUSPICIOUS = ("request.bug", "job.bug", "finalize.bug", "Traceback (most recent call last)")
+
+
+def free_port() -> int:
+    """Return a port of the loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """A server that can be started, stopped, killed and started again on its data."""
+
+    def __init__(self, directory: Path, **settings: object) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.uploads = directory / "uploads"
+        self.database = directory / "uploads.db"
+        self.log_path = directory / "server.log"
+        self.expect_bugs = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self.settings = {
+            "API_KEY": API_KEY,
+            "JWT_SECRET": JWT_SECRET,
+            "BIND_ADDR": f"127.0.0.1:{self.port}",
+            "LOCAL_STORAGE_PATH": str(self.uploads),
+            "DATABASE_PATH": str(self.database),
+            "CHUNK_SIZE_MB": "1",
+            "WORKERS": "2",
+            "LOG_FORMAT": "json",
+            "MIN_FREE_DISK_BYTES": "0",
+            "ALLOW_PRIVATE_TARGETS": "true",
+        } | {name.upper(): str(value) for name, value in settings.items()}
+
+    @property
+    def url(self) -> str:
+        """The server's base URL, without a slash at its end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the server's processes; nothing of ours leaks into it."""
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        return kept | self.settings
+
+    def start(self) -> Self:
+        """Start the server and wait until it is ready."""
+        with open(self.log_path, "ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "wsgi:app"],
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._wait_until_ready()
+        return self
+
+    def stop(self) -> int:
+        """Stop the server as an operator would (SIGTERM); return its exit status."""
+        process = self._running()
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(STOP_SECONDS)
+        self._process = None
+        return status
+
+    def kill(self) -> None:
+        """End the server's processes all at once, as a crash would (SIGKILL)."""
+        process = self._running()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(STOP_SECONDS)
+        self._process = None
+
+    def terminate(self) -> None:
+        """Send SIGTERM and return at once."""
+        self._running().send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Wait until the server has ended by itself; return its exit status."""
+        status = self._running().wait(STOP_SECONDS)
+        self._process = None
+        return status
+
+    def close(self) -> None:
+        """End the server if it runs, and fail if its log tells of a bug."""
+        if self._process is not None:
+            self.kill()
+        if not self.expect_bugs:
+            suspicious = [line for line in self.log_lines() if any(s in line for s in _SUSPICIOUS)]
+            assert not suspicious, "\n".join(suspicious[:5])
+
+    def flask(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a ``flask`` command with this server's settings."""
+        return subprocess.run(
+            [sys.executable, "-m", "flask", "--app", "wsgi:app", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=check,
+        )
+
+    def worker_pids(self) -> list[int]:
+        """Return the pids of the workers (children of the master)."""
+        master = self._running().pid
+        children = Path(f"/proc/{master}/task/{master}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    def peak_rss_bytes(self) -> int:
+        """Return the largest peak resident set of any worker so far."""
+        return max(_peak_rss_bytes(pid) for pid in self.worker_pids())
+
+    def log_lines(self) -> list[str]:
+        """Return what the server has logged so far."""
+        return self.log_path.read_text(errors="replace").splitlines()
+
+    def staged_files(self) -> list[Path]:
+        """Return the files of unfinished uploads."""
+        return sorted(self.uploads.glob(".staging/*/*.partial"))
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "the server does not run"
+        return self._process
+
+    def _wait_until_ready(self) -> None:
+        give_up_at = time.monotonic() + START_SECONDS
+        while time.monotonic() < give_up_at:
+            if self._running().poll() is not None:
+                break
+            try:
+                if requests.get(f"{self.url}/ready", timeout=5).status_code == 200:
+                    return
+            except requests.ConnectionError:
+                time.sleep(0.02)  # not listening yet; the loop ends by its deadline
+        raise AssertionError("server did not start:\n" + "\n".join(self.log_lines()[-20:]))
+
+
+def _peak_rss_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"no VmHWM of {pid}")
