@@ -68,7 +68,7 @@ class Finalizer:
             try:
                 self._finalize(upload, lease)
                 outcome = "finalized"
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - every failure is an outcome
                 outcome = self._record_failure(upload, lease, error)
             finally:
                 self._ledger.leases.release(lease)

@@ -82,7 +82,7 @@ def open_ledger(
         transactions=transactions,
         leases=leases,
         uploads=UploadLedger(transactions, leases),
-        parts=PartLedger(transactions, leases),
+        parts=PartLedger(transactions, leases, engine.dialect.name),
         finalizing=FinalizeQueue(transactions, leases),
         sweeping=SweepLedger(transactions, leases),
         outbox=Outbox(transactions, leases),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from app.domain.states import State, check
 from app.errors import LeaseLost, PartsMissing, StorageFull, UploadNotFound, UploadNotOpen
@@ -15,6 +15,8 @@ from app.ledger.outbox import EventKind, append_event, append_event_once
 from app.ledger.parts import count_unreceived_bytes
 from app.ledger.records import NewUpload, UploadRecord
 from app.ledger.transactions import Transactions
+
+_SELECT = select(uploads).where(uploads.c.id == bindparam("upload_id"))
 
 
 class UploadLedger:
@@ -179,7 +181,7 @@ class UploadLedger:
 
 def find(connection: Connection, upload_id: str) -> UploadRecord | None:
     """Return an upload in whatever state it is, None if the id is unknown."""
-    row = connection.execute(select(uploads).where(uploads.c.id == upload_id)).first()
+    row = connection.execute(_SELECT, {"upload_id": upload_id}).first()
     return None if row is None else UploadRecord.from_row(row)
 
 
