@@ -5,7 +5,12 @@ import sys
 from app import create_app
 from app.settings import SettingsError
 
+#: With this status of a worker gunicorn's master gives up; any other it takes for a
+#: crash, and starts the next worker without end.
+_BOOT_FAILED = 3
+
 try:
     app = create_app()
 except SettingsError as error:
-    sys.exit(str(error))
+    sys.stderr.write(f"longhaul: {error}\n")
+    sys.exit(_BOOT_FAILED)

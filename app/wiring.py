@@ -9,8 +9,6 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from sqlalchemy import Engine
-
 from app.domain.clock import Clock
 from app.ingest.drain import Drain
 from app.jobs.finalize import Finalizer
@@ -18,7 +16,7 @@ from app.jobs.outbound import OutboundClient
 from app.jobs.runner import Runner
 from app.jobs.sweep import Sweeper
 from app.jobs.webhooks import WebhookSender
-from app.ledger.database import open_ledger
+from app.ledger.database import Engine, open_ledger
 from app.ledger.migrate import migrate
 from app.settings import Settings
 from app.storage.base import Storage

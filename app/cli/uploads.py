@@ -7,6 +7,7 @@ import click
 from app.cli.operator import Operator, explained
 from app.domain.clock import rfc3339
 from app.domain.states import State
+from app.ledger.records import UploadRecord
 from app.uploads.views import UploadView
 
 _UNFINISHED = (State.OPEN, State.FINALIZING, State.FAILED)
@@ -27,20 +28,14 @@ def uploads_group(operator: Operator) -> click.Group:
         """List unfinished uploads, newest first."""
         states = tuple(State) if everything else _UNFINISHED
         for upload in operator.ledger.uploads.list(states, limit):
-            click.echo(
-                f"{upload.id}  {upload.state:<10}  {upload.received}/{upload.part_count} parts  "
-                f"{upload.length} bytes  {rfc3339(upload.created_at_ms)}  {upload.filename}"
-            )
+            _echo_row(upload)
 
     @group.command("show")
     @click.argument("upload_id")
     @explained
     def show(upload_id: str) -> None:
         """Show all that is known of an upload."""
-        upload = operator.uploads.status(upload_id, sees=None, with_parts=True)
-        pending = [part.index for part in upload.parts or () if not part.is_received]
-        _echo_view(upload)
-        click.echo(f"pending parts  {_ranges(pending) or 'none'}")
+        _echo_view(operator.uploads.status(upload_id, sees=None, with_parts=True))
 
     @group.command("cancel")
     @click.argument("upload_id")
@@ -85,6 +80,13 @@ def _run_due(operator: Operator) -> None:
         operator.finalizer.finalize(*claim)
 
 
+def _echo_row(upload: UploadRecord) -> None:
+    click.echo(
+        f"{upload.id}  {upload.state:<10}  {upload.received}/{upload.part_count} parts  "
+        f"{upload.length} bytes  {rfc3339(upload.created_at_ms)}  {upload.filename}"
+    )
+
+
 def _echo_view(upload: UploadView) -> None:
     rows = {
         "id": upload.id,
@@ -102,6 +104,9 @@ def _echo_view(upload: UploadView) -> None:
     }
     for name, value in rows.items():
         click.echo(f"{name:<14} {value}")
+    if upload.parts is not None:
+        pending = [part.index for part in upload.parts if not part.is_received]
+        click.echo(f"pending parts  {_ranges(pending) or 'none'}")
 
 
 def _ranges(indexes: list[int]) -> str:

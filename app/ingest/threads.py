@@ -7,10 +7,11 @@ when it is done. What runs there must not touch gevent primitives.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-from gevent import get_hub
+from gevent import get_hub, monkey
 from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
@@ -39,10 +40,12 @@ class NativePool:
         thrown at the greenlet: descriptors and buffers that ``work`` uses may be
         released right afterwards. Exceptions of ``work`` are raised here.
         """
+        if not _is_greenlet():
+            return work()
         if self._pool is None or self._pid != os.getpid():
             self._pool = ThreadPool(self._size, hub=get_hub())
             self._pid = os.getpid()
-        job = self._pool.spawn(work)
+        job = self._pool.spawn(_caught, work)
         interruption: BaseException | None = None
         while not job.ready():
             try:
@@ -51,7 +54,26 @@ class NativePool:
                 interruption = thrown
         if interruption is not None:
             raise interruption
-        return cast(T, job.get())
+        result, error = cast(tuple[T | None, BaseException | None], job.get())
+        if error is not None:
+            raise error
+        return cast(T, result)
+
+
+def _is_greenlet() -> bool:
+    """False in a real thread of `flask jobs run`: it may block, and has no hub to wait in."""
+    return (
+        monkey.is_module_patched("threading")
+        or threading.current_thread() is threading.main_thread()
+    )
+
+
+def _caught(work: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    """Return what ``work`` returns and what it raises: of the latter gevent would print a trace."""
+    try:
+        return work(), None
+    except BaseException as error:  # noqa: BLE001 - raised in the greenlet
+        return None, error
 
 
 receive_pool = NativePool(RECEIVE_THREADS)

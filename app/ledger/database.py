@@ -5,31 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine as Engine  # for those who may not import SQLAlchemy
+from sqlalchemy import func, select
 
 from app.domain.states import State
-from app.errors import LonghaulError
 from app.ledger.finalizing import FinalizeQueue
 from app.ledger.keys import ApiKeys
 from app.ledger.leases import Leases
 from app.ledger.liveness import ProcessLife
-from app.ledger.migrate import head_revision
+from app.ledger.migrate import LedgerOutdated as LedgerOutdated  # for those who open a ledger
+from app.ledger.migrate import check_revision
 from app.ledger.models import instance, uploads
 from app.ledger.outbox import Outbox
 from app.ledger.parts import PartLedger
 from app.ledger.sweeping import SweepLedger
 from app.ledger.transactions import Transactions, transactions_for
 from app.ledger.uploads import UploadLedger
-
-
-class LedgerOutdated(LonghaulError):
-    """The tables are not those this version needs."""
-
-    code = "ledger_outdated"
-
-    def __init__(self) -> None:
-        super().__init__("The database is not migrated; run: flask ledger migrate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +37,7 @@ class Ledger:
     keys: ApiKeys
 
     def instance_id(self) -> str:
-        """Return the random id of this ledger. Raises LedgerOutdated if it has no tables."""
+        """Return the random id of this ledger. Raises as ``check`` does."""
         self.check()
         return self.transactions.read(
             lambda connection: str(connection.execute(select(instance.c.id)).scalar_one())
@@ -55,13 +46,9 @@ class Ledger:
     def check(self) -> None:
         """Prove that the database answers and has the right tables.
 
-        Raises LedgerBusy or LedgerOutdated.
+        Raises LedgerBusy, LedgerOutdated or LedgerTooNew.
         """
-        revision = self.transactions.read(
-            lambda connection: MigrationContext.configure(connection).get_current_revision()
-        )
-        if revision != head_revision():
-            raise LedgerOutdated
+        self.transactions.read(check_revision)
 
     def count_by_state(self) -> dict[State, int]:
         """Return how many uploads are in each state (for metrics)."""

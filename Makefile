@@ -1,0 +1,56 @@
+# `make` alone lists the targets. They work as any user and set up what they need.
+
+# The interpreter the environment is made with: make run PYTHON=/path/to/python3.12
+PYTHON ?= python3
+# Optional parts of the product: make run EXTRAS=postgres
+EXTRAS ?=
+# Further arguments for the program behind a target: make test ARGS="-k resume"
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PINS := setup.cfg pyproject.toml constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# Newer than the pins as long as the environment is up to date.
+RUN_STAMP := $(VENV)/.run-$(EXTRAS)
+TEST_STAMP := $(VENV)/.test
+
+.DEFAULT_GOAL := help
+.PHONY: help run dev test lint bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(RUN_STAMP) ## Serve on port 3000: environment, secrets, tables and all
+	@$(BIN)/python deploy/serve $(ARGS)
+
+dev: $(RUN_STAMP) ## Serve, and start again whenever a file changes
+	@$(BIN)/python deploy/serve --reload $(ARGS)
+
+test: $(TEST_STAMP) ## Run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(TEST_STAMP) ## Check style, format and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy --strict app
+
+bench: $(TEST_STAMP) ## Measure Longhaul and its peers on this machine
+	@$(BIN)/python -m bench $(ARGS)
+
+clean: ## Remove the environment and caches; uploads, ledger and .env stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build longhaul.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUN_STAMP): $(PINS)
+	@sh deploy/environment "$(PYTHON)" $(VENV)
+	@echo "Installing into $(VENV) ..."
+	@$(INSTALL) --editable .$(if $(EXTRAS),'[$(EXTRAS)]')
+	@touch $@
+
+$(TEST_STAMP): $(PINS)
+	@sh deploy/environment "$(PYTHON)" $(VENV)
+	@echo "Installing into $(VENV), with what tests need ..."
+	@$(INSTALL) --editable '.[test,postgres]'
+	@touch $(VENV)/.run- $@
