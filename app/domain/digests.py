@@ -31,7 +31,9 @@ def parse_content_digest(header: str) -> bytes | None:
         if match["key"] != "sha-256":
             continue
         try:
-            sha256 = base64.b64decode(match["value"], validate=True)
+            # RFC 8941 section 4.2.7: do not fail where the padding is missing.
+            padding = "=" * (-len(match["value"]) % 4)
+            sha256 = base64.b64decode(match["value"] + padding, validate=True)
         except binascii.Error as error:
             raise MalformedRequest("Content-Digest holds invalid base64") from error
         if len(sha256) != _SHA256_BYTES:

@@ -1,0 +1,204 @@
+"""The contract every storage keeps; ``tests/storage`` runs it against each backend.
+
+A storage knows objects of two kinds. A *staged* object belongs to an unfinished
+upload and is written in parts, in any order, by several processes at once. A
+*final* object is a finished file under its target key. ``publish`` turns the
+first into the second atomically. The storage knows nothing of users, states or
+HTTP; who may write when is the ledger's business (leases), and so are the
+bounds of each part (``domain.parts``).
+
+Errors: StorageUnavailable when it may work later, StorageFull, WrongRoot,
+PartsLost, TargetExists, StorageFault where the storage cannot hold the final
+name. Vendor exceptions stop here and become the cause, which whoever logs the
+error logs with it: a storage runs in native threads and logs nothing itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import BinaryIO, Self
+
+#: Told how many bytes of how many have been moved so far.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do natively. Protocols advertise what follows from this.
+
+    ``random_writes``: parts may be of any size and come in any order.
+    ``native_thread_writes``: ``PartWriter.write`` may be called from a native
+    thread that must not touch gevent; otherwise it is called in a greenlet.
+    ``readable_staging``: bytes of unfinished uploads can be read back.
+    ``concatenation``: staged objects can be joined without moving their bytes
+    through this process.
+    """
+
+    random_writes: bool
+    native_thread_writes: bool
+    readable_staging: bool
+    concatenation: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StagedObject:
+    """What a storage needs to know of an upload.
+
+    ``length`` in bytes is None while it is deferred. ``staging_key`` is what
+    ``create`` returned, None before. ``root_id`` names the root (disk, share,
+    bucket) the bytes are on. ``target_key`` is relative to the storage root.
+    """
+
+    upload_id: str
+    length: int | None
+    target_key: str
+    root_id: str
+    staging_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStat:
+    """Size in bytes and modification time in Unix seconds of a stored object."""
+
+    size_bytes: int
+    modified_at_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A staged object found on the storage, which the sweeper may ask to discard."""
+
+    upload_id: str
+    staging_key: str
+    modified_at_seconds: float
+
+
+class PartWriter(ABC):
+    """Writes one stretch of bytes into a staged object, front to back.
+
+    A context manager: leaving it without ``commit`` aborts. Never shared
+    between threads at the same time.
+    """
+
+    @abstractmethod
+    def write(self, buffer: memoryview) -> None:
+        """Store all of ``buffer`` behind what was written before.
+
+        The buffer belongs to the caller and is reused after the call. The
+        caller never writes past the part's length. Raises StorageFull or
+        StorageUnavailable.
+        """
+
+    @abstractmethod
+    def commit(self, *, durable: bool) -> str | None:
+        """Finish the part; once only. Returns the storage's own receipt (opaque) or None.
+
+        With ``durable`` the bytes survive a power cut when this returns. Raises
+        PartsLost if the object was removed meanwhile. May block for tens of
+        milliseconds: call it in a native thread where ``native_thread_writes``
+        is declared.
+        """
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Give the part up and release what it holds; idempotent, harmless after ``commit``.
+
+        Bytes that were written may stay where they are: nobody reads a part
+        whose bit is not set.
+        """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+
+class Storage(ABC):
+    """A place for staged and final objects. Safe to use from many threads and greenlets."""
+
+    #: As users see it in answers: "local", "smb", "s3", "memory".
+    backend: str
+    capabilities: Capabilities
+    #: Random id of the root, kept on it in a marker file. Uploads of another root are refused.
+    root_id: str
+
+    @abstractmethod
+    def create(self, staged: StagedObject) -> str:
+        """Make the staged object, sparse and of full length where known; return its staging key.
+
+        Never truncates one that exists: called again after a crash it returns
+        the same key. ``staged.staging_key`` is ignored. Durable on return.
+        """
+
+    @abstractmethod
+    def writer(
+        self, staged: StagedObject, index: int, offset: int, length: int | None
+    ) -> PartWriter:
+        """Open the staged object for ``length`` bytes at ``offset`` (part ``index``).
+
+        ``length`` None: until the end of an object of unknown length. Never
+        creates the object: raises PartsLost where it has vanished, WrongRoot
+        where it lies on another root.
+        """
+
+    @abstractmethod
+    def publish(
+        self, staged: StagedObject, receipts: Mapping[int, str | None], on_progress: Progress
+    ) -> str:
+        """Turn the full staged object into the final one; return the final key.
+
+        Atomic: nobody ever sees a half file under the final name. Idempotent:
+        where the final object is there and staging is gone, it happened
+        before, and only durability is made sure of again. Durable on return.
+        ``receipts``: part index → what ``commit`` returned. Bytes beyond the
+        length are cut off: nobody acknowledged them. Raises TargetExists
+        (nothing is overwritten), PartsLost, or StorageFault where the final
+        name cannot be had; ValueError while the length is unknown.
+        """
+
+    @abstractmethod
+    def discard(self, staged: StagedObject) -> None:
+        """Remove what is staged of an upload; idempotent."""
+
+    @abstractmethod
+    def open(self, key: str) -> BinaryIO:
+        """Open a staged or final object for reading: seekable, ``fileno()`` where there is one.
+
+        ``key`` is a staging key or a final key. Raises FileNotFoundError.
+        """
+
+    @abstractmethod
+    def delete(self, final_key: str) -> None:
+        """Remove a final object; idempotent."""
+
+    @abstractmethod
+    def stat(self, key: str) -> ObjectStat:
+        """Return size and time of a staged or final object. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def check(self) -> int | None:
+        """Prove that the storage can be written to now; return its free bytes, None if unknown.
+
+        Raises StorageUnavailable, or StorageFull, with a message an operator
+        can act on, without secrets, paths or host names.
+        """
+
+    @abstractmethod
+    def orphans(self, older_than_seconds: float) -> Iterator[Orphan]:
+        """Yield staged objects of this instance last changed before that Unix time.
+
+        Touches only this instance's own staging, nothing of other instances.
+        """
+
+    @abstractmethod
+    def location(self, final_key: str) -> str:
+        """Return where the file is, as shown to people: a path or an URL. No I/O."""

@@ -1,0 +1,322 @@
+"""The backends that the contract is tried on, and the rule that none may keep anything.
+
+Every test that takes ``backend`` runs on each of them. It removes what it made
+through the storage's own ``discard`` and ``delete``; what is left then fails it.
+Another backend joins with a class here and its name in ``BACKENDS``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import app
+from app.domain.names import parse_client_name, target_key
+from app.domain.parts import Geometry
+from app.storage.base import StagedObject, Storage
+from app.storage.local import LocalStorage
+from app.storage.memory import MemoryStorage
+
+KIB = 1024
+INSTANCE = "an-instance"
+
+#: Room for ext4's journal, and quickly copied.
+DISK_BYTES = 16 << 20
+
+#: Where the code under test is imported from, for processes that tests start.
+SOURCE = Path(app.__file__).parent.parent
+
+#: A process that has not answered by then never will; none needs more than a few seconds.
+PROCESS_SECONDS = 60
+
+
+class Backend(ABC):
+    """A storage under test, and its surroundings."""
+
+    #: Small enough to be quick, and no multiple of any block.
+    part_bytes = 64 * KIB + 1
+    storage: Storage
+
+    @abstractmethod
+    def opened(self, instance_id: str = INSTANCE) -> Storage:
+        """Return a storage on the same root, as a process that has just started has it."""
+
+    @abstractmethod
+    def elsewhere(self) -> Storage:
+        """Return a storage of the same kind on another root."""
+
+    @abstractmethod
+    def leftovers(self) -> list[str]:
+        """Return whatever is stored now, under its key or another telling name."""
+
+    @abstractmethod
+    def expected_location(self, key: str) -> str:
+        """Return what ``location`` should say."""
+
+    def unstaged(self, length: int | None, name: str = "movie.mp4") -> StagedObject:
+        """Return a new upload that the storage has not heard of."""
+        upload_id = str(uuid.uuid4())
+        key = target_key(upload_id, parse_client_name(name))
+        return StagedObject(upload_id, length, key, self.storage.root_id)
+
+    def staged(self, length: int | None, name: str = "movie.mp4") -> StagedObject:
+        """Return a new upload that has its staged object."""
+        unstaged = self.unstaged(length, name)
+        return replace(unstaged, staging_key=self.storage.create(unstaged))
+
+    def put(
+        self, staged: StagedObject, data: bytes, *, index: int = 0, offset: int = 0
+    ) -> str | None:
+        """Write ``data`` as one part and return its receipt."""
+        with self.storage.writer(staged, index, offset, len(data)) as writer:
+            writer.write(memoryview(data))
+            return writer.commit(durable=True)
+
+    def filled(self, data: bytes, name: str = "movie.mp4") -> StagedObject:
+        """Return a new upload whose bytes are all there, in one part."""
+        staged = self.staged(len(data), name)
+        if data:
+            self.put(staged, data)
+        return staged
+
+    def put_part(self, staged: StagedObject, content: bytes, index: int) -> str | None:
+        """Write part ``index`` of ``content`` and return its receipt."""
+        span = Geometry.of(len(content), self.part_bytes).span(index)
+        data = content[span.offset : span.offset + span.length]
+        return self.put(staged, data, index=index, offset=span.offset)
+
+    def publish(self, staged: StagedObject, receipts: dict[int, str | None] | None = None) -> str:
+        """Publish, without looking at progress."""
+        return self.storage.publish(staged, receipts or {0: None}, lambda done, total: None)
+
+    def read(self, key: str) -> bytes:
+        """Return all bytes of an object."""
+        with self.storage.open(key) as file:
+            return file.read()
+
+
+class MemoryBackend(Backend):
+    def __init__(self) -> None:
+        self.storage = MemoryStorage(instance_id=INSTANCE)
+
+    def opened(self, instance_id: str = INSTANCE) -> Storage:
+        return self.storage.sibling(instance_id)
+
+    def elsewhere(self) -> Storage:
+        return MemoryStorage(instance_id=INSTANCE)
+
+    def leftovers(self) -> list[str]:
+        return self.storage.stored_keys()
+
+    def expected_location(self, key: str) -> str:
+        return f"memory:///{key}"
+
+
+class LocalBackend(Backend):
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "uploads"
+        self._elsewhere = folder / "elsewhere"
+        self.storage = LocalStorage(self.root, INSTANCE)
+        self._open_before = open_descriptors()
+
+    def opened(self, instance_id: str = INSTANCE) -> Storage:
+        return LocalStorage(self.root, instance_id)
+
+    def elsewhere(self) -> Storage:
+        return LocalStorage(self._elsewhere, INSTANCE)
+
+    def leftovers(self) -> list[str]:
+        files = [
+            str(path.relative_to(self.root))
+            for path in self.root.rglob("*")
+            if not path.is_dir() or path.is_symlink()
+        ]
+        files.remove(".staging/root-id")
+        return files + [f"open: {name}" for name in open_descriptors() - self._open_before]
+
+    def expected_location(self, key: str) -> str:
+        return f"{self.root}/{key}"
+
+
+def open_descriptors() -> set[str]:
+    """Return the targets of this process's descriptors of files and folders."""
+    found = set()
+    for number in os.listdir("/dev/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:
+            continue  # the listing's own, or a system without /proc
+        if target.startswith("/"):
+            found.add(target)
+    return found
+
+
+BACKENDS = ["memory", "local"]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """Each backend in turn, empty; a test that leaves something there fails."""
+    chosen: Backend
+    if request.param == "memory":
+        chosen = MemoryBackend()
+    else:
+        chosen = request.getfixturevalue("local")
+        yield chosen
+        return  # ``local`` looks for leftovers itself
+    yield chosen
+    assert chosen.leftovers() == []
+
+
+@pytest.fixture
+def local_backend() -> type[LocalBackend]:
+    """Make a LocalBackend below a folder of one's own, as on a disk mounted there."""
+    return LocalBackend
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[LocalBackend]:
+    """Local disk alone, for what only a disk can do."""
+    backend = LocalBackend(tmp_path)
+    yield backend
+    assert backend.leftovers() == []
+
+
+class Mounts:
+    """Mounts real file systems for a test; ``sudo`` is asked where we are not root."""
+
+    def __init__(self) -> None:
+        self._command = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        self._mounted: list[Path] = []
+
+    def run(self, *command: str, accepted: tuple[int, ...] = (0,)) -> None:
+        """Run a command as root; without the right to, skip here and fail in CI."""
+        try:
+            done = subprocess.run(
+                [*self._command, *command], capture_output=True, timeout=PROCESS_SECONDS, text=True
+            )
+            problem = "" if done.returncode in accepted else done.stderr.strip()
+        except OSError as error:
+            problem = str(error)
+        if problem:
+            reason = f"needs the right to mount file systems: {command[0]}: {problem}"
+            if os.environ.get("CI"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+
+    def tmpfs(self, path: Path, size_kib: int) -> None:
+        """Mount an empty disk of ``size_kib`` at ``path``."""
+        path.mkdir(exist_ok=True)
+        options = f"size={size_kib}k,mode=0755,uid={os.getuid()},gid={os.getgid()}"
+        self.run("mount", "-t", "tmpfs", "-o", options, "none", str(path))
+        self._mounted.append(path)
+
+    def disk(self, kind: str, image: Path, path: Path) -> None:
+        """Make a file system (ext4 has a journal, ext2 none) in ``image``, mount it at ``path``."""
+        with image.open("xb") as file:
+            file.truncate(DISK_BYTES)
+        owner = f"root_owner={os.getuid()}:{os.getgid()}"
+        self.run(f"mkfs.{kind}", "-q", "-m0", "-E", owner, str(image))
+        self.image(kind, image, path)
+
+    def repair(self, image: Path) -> None:
+        """Check the file system in ``image`` as it is done at boot, and put it in order."""
+        repaired = 1  # e2fsck(8): errors were found and corrected
+        self.run("e2fsck", "-fy", str(image), accepted=(0, repaired))
+
+    def image(self, kind: str, image: Path, path: Path) -> None:
+        """Mount the file system in the file ``image`` at ``path``."""
+        path.mkdir(exist_ok=True)
+        self.run("mount", "-t", kind, "-o", "loop", str(image), str(path))
+        self._mounted.append(path)
+
+    def bind(self, source: Path, path: Path) -> None:
+        """Make the folder ``source`` appear at ``path`` too."""
+        path.mkdir(exist_ok=True)
+        self.run("mount", "--bind", str(source), str(path))
+        self._mounted.append(path)
+
+    def make_read_only(self, path: Path) -> None:
+        self.run("mount", "-o", "remount,ro", str(path))
+
+    def unmount(self, path: Path) -> None:
+        self.run("umount", str(path))
+        self._mounted.remove(path)
+
+    def unmount_all(self) -> None:
+        while self._mounted:
+            self.unmount(self._mounted[-1])
+
+
+@pytest.fixture
+def mounts() -> Iterator[Mounts]:
+    """File systems to mount, gone after the test."""
+    mounts = Mounts()
+    yield mounts
+    mounts.unmount_all()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can reach, as pytest's own is not; for tests without privileges."""
+    path = Path(tempfile.mkdtemp(prefix="longhaul-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+class Processes:
+    """Starts Python programs that use the code under test, and ends those that are left."""
+
+    def __init__(self) -> None:
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, program: str, *arguments: object) -> subprocess.Popen[str]:
+        """Start ``program`` (Python source) with pipes for its input and output."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCE), *sys.path])},
+        )
+        self._started.append(process)
+        return process
+
+    def run(self, program: str, *arguments: object) -> str:
+        """Run ``program`` to its end and return what it printed; it must succeed."""
+        process = self.start(program, *arguments)
+        output, _ = process.communicate(timeout=PROCESS_SECONDS)
+        assert process.returncode == 0, output
+        return output
+
+    def kill(self, process: subprocess.Popen[str]) -> None:
+        """Kill -9, and wait until it is dead."""
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=PROCESS_SECONDS)
+
+    def end(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            with process:  # closes its pipes and waits
+                pass
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    """Processes beside this one, none of which outlives the test."""
+    processes = Processes()
+    yield processes
+    processes.end()
