@@ -39,6 +39,11 @@ requests_running = Gauge(
 received_bytes_total = Counter(
     "longhaul_received_bytes", "Bytes of stored parts and appends", ["protocol"]
 )
+bodies_total = Counter(
+    "longhaul_bodies",
+    "Request bodies, by where their bytes were read: the socket itself, or WSGI's stream",
+    ["source"],
+)
 uploads_created_total = Counter("longhaul_uploads_created", "Uploads created", ["protocol"])
 finalizations_total = Counter(
     "longhaul_finalizations", "Attempts to finalize, by outcome", ["outcome"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,23 @@ from tests.harness.native import Native
 from tests.harness.server import Server
 
 StartServer = Callable[..., Server]
+
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let whoever has the time send a really large file: ``--large-size 10G``."""
+    parser.addoption(
+        "--large-size",
+        type=_size,
+        default="512M",
+        help="size of the file of tests/live/test_large_file.py: bytes, or with K, M or G",
+    )
+
+
+def _size(text: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)([KMG]?)", text).groups()  # type: ignore[union-attr]
+    return int(number) * _UNITS[unit]
 
 
 @pytest.fixture(scope="session")

@@ -64,9 +64,15 @@ class Sink(Protocol):
     def write(self, buffer: memoryview) -> None: ...
 
 
-#: Asked about once a second with the seconds since the last byte arrived;
-#: returns the error to stop with, or None to go on.
+#: Asked about once a second, with the seconds for which the client has sent
+#: nothing, and right before each write; returns the error to stop with, or None
+#: to go on. It is called in native threads too, so it only looks at memory.
 Guard = Callable[[float], LonghaulError | None]
+
+
+def no_guard(_idle_seconds: float) -> LonghaulError | None:
+    """Never stop a transfer."""
+    return None
 
 
 class _Buffers:
@@ -95,7 +101,7 @@ def pump(
     limit_bytes: int,
     idle_timeout_seconds: float,
     hasher: Hasher | None = None,
-    guard: Guard | None = None,
+    guard: Guard = no_guard,
     native_writes: bool = True,
 ) -> Transfer:
     """Move a request's body into ``sink`` until it ends, one way or another.
@@ -104,10 +110,9 @@ def pump(
     called in a native thread, else in the calling greenlet. Errors of the sink
     are raised as they are; everything the client does is told by ``Ended``.
     """
-    written = 0
+    written, idle_seconds = 0, 0.0
     while not body.ended:
-        idle_seconds = body.idle_seconds()
-        reason = guard(idle_seconds) if guard is not None else None
+        reason = guard(idle_seconds)
         if reason is not None:
             return Transfer(written, Ended.STOPPED, reason)
         if body.cut:
@@ -117,17 +122,27 @@ def pump(
         body.wait(min(TURN_SECONDS, idle_timeout_seconds))
         room = limit_bytes - written
         if native_writes:
-            moved = receive_pool.run(lambda: _drain(body, sink, hasher, room))  # noqa: B023
+            moved, reason = receive_pool.run(lambda: _drain(body, sink, hasher, room, guard))  # noqa: B023
         else:
-            moved = _drain_then_write(body, sink, hasher, room)
+            moved, reason = _drain_then_write(body, sink, hasher, room, guard)
         written += min(moved, room)
+        if reason is not None:
+            return Transfer(written, Ended.STOPPED, reason)
         if moved > room:
             return Transfer(written, Ended.TOO_LONG)
+        # Only a look that found nothing tells of the client: before it this
+        # server may have waited for a lease, or for its own disk.
+        idle_seconds = 0.0 if moved else body.idle_seconds()
     return Transfer(written, Ended.WHOLE)
 
 
-def _drain(body: Body, sink: Sink, hasher: Hasher | None, room: int) -> int:
-    """Move what is there, for one job's worth; return the bytes, more than ``room`` if too long."""
+#: Bytes taken, more than there was room for if the body is too long, and the
+#: guard's error if it forbade to write those that came after them.
+_Moved = tuple[int, LonghaulError | None]
+
+
+def _drain(body: Body, sink: Sink, hasher: Hasher | None, room: int, guard: Guard) -> _Moved:
+    """Move what is there, for one job's worth."""
     started_at, moved = time.monotonic(), 0
     buffer = _buffers.take()
     try:
@@ -135,6 +150,11 @@ def _drain(body: Body, sink: Sink, hasher: Hasher | None, room: int) -> int:
             filled = _fill(body, buffer)
             if not filled:
                 break
+            # The process may have been frozen since the last look, for so long
+            # that the lease has run out and somebody else has written the part.
+            reason = guard(0.0)
+            if reason is not None:
+                return moved, reason
             wanted = min(filled, room - moved)
             moved += filled
             if hasher is not None:
@@ -144,19 +164,24 @@ def _drain(body: Body, sink: Sink, hasher: Hasher | None, room: int) -> int:
                 break
     finally:
         _buffers.give_back(buffer)
-    return moved
+    return moved, None
 
 
-def _drain_then_write(body: Body, sink: Sink, hasher: Hasher | None, room: int) -> int:
+def _drain_then_write(
+    body: Body, sink: Sink, hasher: Hasher | None, room: int, guard: Guard
+) -> _Moved:
     """Like ``_drain`` for sinks that are Python code with sockets: the greenlet writes."""
     buffer = _buffers.take()
     try:
         filled = receive_pool.run(lambda: _fill_and_hash(body, buffer, hasher))
+        reason = guard(0.0) if filled else None
+        if reason is not None:
+            return 0, reason
         if filled and room:
             sink.write(buffer[: min(filled, room)])
     finally:
         _buffers.give_back(buffer)
-    return filled
+    return filled, None
 
 
 def _fill_and_hash(body: Body, buffer: memoryview, hasher: Hasher | None) -> int:

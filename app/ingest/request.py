@@ -3,8 +3,8 @@
 On gunicorn over plain TCP with a Content-Length the body is read from the
 socket itself, by native threads, straight into a reused buffer. Everything else
 - chunked encoding, TLS inside gunicorn, another WSGI server, the test client -
-goes through ``wsgi.input``. A live test proves that the fast one is in use, so
-that a gunicorn upgrade cannot lose it silently.
+goes through ``wsgi.input``. Which one was taken is counted: a live test proves by it
+that the fast one is in use, so that a gunicorn upgrade cannot lose it silently.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from gunicorn.http.body import Body as GunicornBody
 from gunicorn.http.body import LengthReader
 from gunicorn.http.unreader import SocketUnreader
 
+from app import metrics
 from app.errors import MalformedRequest
 from app.ingest.body import Body, WSGIEnvironment
 from app.ingest.sources import SocketBody, StreamBody
@@ -34,9 +35,11 @@ def request_body(environ: WSGIEnvironment) -> Body:
     plain = _plain_socket(environ) if length is not None else None
     made: Body
     if plain is not None and length is not None:
-        made = SocketBody(plain, environ["wsgi.input"], length)
+        made, source = SocketBody(plain, environ["wsgi.input"], length), "socket"
     else:
-        made = StreamBody(environ, length)
+        made, source = StreamBody(environ, length), "stream"
+    if length != 0:
+        metrics.bodies_total.labels(source).inc()
     environ[_BODY_KEY] = made
     return made
 

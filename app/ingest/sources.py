@@ -47,6 +47,7 @@ class SocketBody(Body):
             unreader.unread(ahead[length:])
         self._ahead = memoryview(ahead[:length])
         self._low_water = 1
+        self._slow = False
         self._last_byte_at = time.monotonic()
 
     @property
@@ -61,12 +62,12 @@ class SocketBody(Body):
     def wait(self, timeout_seconds: float) -> None:
         if self._ahead:
             return
-        low_water = max(1, min(LOW_WATER_BYTES, self._remaining))
-        self._set_low_water(low_water)
+        self._set_low_water(min(LOW_WATER_BYTES, self._remaining))
+        self._slow = False
         try:
             gevent.socket.wait_read(self._fd, timeout_seconds, TimeoutError())
         except TimeoutError:
-            pass  # fewer bytes than the mark may still have come: take them
+            self._slow = True  # fewer bytes than the mark may still have come: take them
 
     def take(self, buffer: memoryview) -> int:
         wanted = min(len(buffer), self._remaining)
@@ -89,6 +90,10 @@ class SocketBody(Body):
         return count
 
     def more_within(self, milliseconds: int) -> bool:
+        if self._slow:
+            return False  # a thousand slow clients a second would keep all threads waiting
+        # The mark holds for poll too: near its end a body would never reach it.
+        self._set_low_water(min(LOW_WATER_BYTES, self._remaining))
         poll = _poll()
         poll.register(self._fd, select.POLLIN)
         return bool(poll.poll(milliseconds))
@@ -130,7 +135,6 @@ class StreamBody(Body):
         self._finished = False
         self._reader: gevent.Greenlet[[], None] | None = None
         self._last_piece_at = time.monotonic()
-        self.malformed: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -180,9 +184,7 @@ class StreamBody(Body):
             wanted = STREAM_READ_BYTES if left is None else min(STREAM_READ_BYTES, left)
             try:
                 piece = self._input.read(wanted) if wanted else b""
-            except ParseException as error:  # chunked framing is broken or cut
-                self.cut, self.malformed, piece = True, str(error), b""
-            except OSError:
+            except (ParseException, OSError):  # the framing is broken, or the connection
                 self.cut, piece = True, b""
             if left is not None:
                 left -= len(piece)

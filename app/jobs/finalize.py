@@ -22,6 +22,7 @@ from app.errors import (
     PartsLost,
     StorageFault,
     StorageFull,
+    StorageUnavailable,
     TryAgain,
 )
 from app.ingest.threads import sync_pool
@@ -118,7 +119,8 @@ class Finalizer:
 
     def _is_published(self, staged: StagedObject) -> bool:
         """Tell whether a crash came after publishing: then there is nothing left to verify."""
-        assert staged.staging_key is not None
+        if staged.staging_key is None:
+            raise PartsLost
         try:
             self._storage.stat(staged.staging_key)
         except FileNotFoundError:
@@ -126,11 +128,14 @@ class Finalizer:
         return False
 
     def _verify(self, upload: UploadRecord, lease: Lease, progress: ProgressRecorder) -> None:
-        """Compare the whole file's SHA-256 with the promised one, if one was promised."""
+        """Compare the whole file's SHA-256 with the promised one, if one was promised.
+
+        What lies beyond the length was never acknowledged: publishing cuts it off.
+        """
         if upload.checksum_sha256 is None:
             return
         assert upload.staging_key is not None
-        sha256, hashed_bytes = hashlib.sha256(), 0
+        sha256, hashed_bytes, length = hashlib.sha256(), 0, upload.geometry.length
         buffer = memoryview(bytearray(_READ_BYTES))
         try:
             source = self._storage.open(upload.staging_key)
@@ -140,19 +145,25 @@ class Finalizer:
         def hash_some() -> int:
             done = 0
             while done < VERIFY_BYTES:
-                count = source.readinto(buffer)  # type: ignore[attr-defined]  # raw or buffered
+                wanted = buffer[: length - hashed_bytes - done]
+                count = source.readinto(wanted)  # type: ignore[attr-defined]  # raw or buffered
                 if not count:
                     break
                 sha256.update(buffer[:count])
                 done += count
             return done
 
-        with source:
-            while moved := sync_pool.run(hash_some):
-                hashed_bytes += moved
-                progress.moved(hashed_bytes, upload.geometry.length)
-                if lease.lost:
-                    raise LeaseLost
+        try:
+            with source:
+                while moved := sync_pool.run(hash_some):
+                    hashed_bytes += moved
+                    progress.moved(hashed_bytes, length)
+                    if lease.lost:
+                        raise LeaseLost
+        except OSError as error:
+            raise StorageUnavailable from error
+        if hashed_bytes < length:
+            raise PartsLost
         if sha256.hexdigest() != upload.checksum_sha256:
             raise ChecksumMismatch(upload.checksum_sha256, sha256.hexdigest())
 

@@ -93,7 +93,7 @@ class Runner:
             self._finalizing.append(thread)
 
     def _finalize(self, *claim: object) -> None:
-        self._finalizer.finalize(*claim)  # type: ignore[arg-type]  # (upload, lease)
+        self._guarded("finalize", lambda: self._finalizer.finalize(*claim))  # type: ignore[arg-type]
         self.wake()  # a place is free, and there may be a webhook to send
 
     def _webhook_loop(self) -> None:

@@ -6,7 +6,7 @@ leaves a row that is taken up again, never one that promises missing bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -76,14 +76,22 @@ class Sweeper:
         now_ms = self._clock.now_ms()
 
         def expire(upload: UploadRecord) -> bool:
-            return self._ledger.sweeping.expire(upload, now_ms) and self._remove(upload.id)
+            return self._ledger.sweeping.expire(upload, now_ms) and self._remove(upload)
 
-        due = self._ledger.sweeping.due(now_ms, self._storage.root_id, BATCH)
-        yield from self._each("expired", due, lease, dry_run, expire)
+        def due(after_id: str) -> Sequence[UploadRecord]:
+            return self._ledger.sweeping.due(
+                now_ms, self._storage.root_id, after_id=after_id, limit=BATCH
+            )
+
+        yield from self._each("expired", _pages(due), lease, dry_run, expire)
 
     def _leftovers(self, lease: Lease, dry_run: bool) -> Iterator[Swept]:
-        left = self._ledger.sweeping.leftovers(self._storage.root_id, BATCH)
-        yield from self._each("leftover", left, lease, dry_run, lambda old: self._remove(old.id))
+        def left(after_id: str) -> Sequence[UploadRecord]:
+            return self._ledger.sweeping.leftovers(
+                self._storage.root_id, after_id=after_id, limit=BATCH
+            )
+
+        yield from self._each("leftover", _pages(left), lease, dry_run, self._remove)
 
     def _orphans(self, lease: Lease, dry_run: bool) -> Iterator[Swept]:
         older_than_seconds = self._clock.now_ms() / 1000 - ORPHAN_AGE_SECONDS
@@ -102,7 +110,7 @@ class Sweeper:
     def _each(
         self,
         what: str,
-        found: Sequence[UploadRecord],
+        found: Iterable[UploadRecord],
         lease: Lease,
         dry_run: bool,
         remove: Callable[[UploadRecord], bool],
@@ -113,14 +121,22 @@ class Sweeper:
             if dry_run or remove(upload):
                 yield Swept(what, upload.id, upload.filename)
 
-    def _remove(self, upload_id: str) -> bool:
+    def _remove(self, ended: UploadRecord) -> bool:
         """Remove an ended upload's bytes; False if that has to wait."""
-        upload = self._ledger.uploads.get(upload_id)
+        upload = self._ledger.uploads.get(ended.id)  # its state has changed since
         if upload is None:
             return False
         try:
             self._uploads.remove_bytes(upload)
         except TryAgain as error:
-            log.warning("sweep.postponed", upload_id=upload_id, error=error.code)
+            log.warning("sweep.postponed", upload_id=upload.id, error=error.code)
             return False
         return True
+
+
+def _pages(query: Callable[[str], Sequence[UploadRecord]]) -> Iterator[UploadRecord]:
+    """Yield all that ``query`` finds, asking for one page after another."""
+    page = query("")
+    while page:
+        yield from page
+        page = query(page[-1].id)

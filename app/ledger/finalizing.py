@@ -15,7 +15,7 @@ from app.ledger.outbox import EventKind, append_event, queue_delivery
 from app.ledger.parts import clear_parts
 from app.ledger.records import UploadRecord
 from app.ledger.transactions import Transactions
-from app.ledger.uploads import find, transition
+from app.ledger.uploads import find, take_turns, transition
 
 
 class FinalizeQueue:
@@ -44,24 +44,23 @@ class FinalizeQueue:
         claimed_at = monotonic()
 
         def work(connection: Connection) -> tuple[UploadRecord, int] | None:
-            running = connection.execute(
-                select(lease_rows.c.upload_id).where(
-                    lease_rows.c.key == FINALIZE, self._leases.live()
-                )
-            ).scalars()
-            taken = set(running)
+            take_turns(connection)  # or two would count the same free place
+            taken = self._leases.held(connection, FINALIZE)
             if len(taken) >= at_most:
                 return None
-            rows = connection.execute(
-                select(uploads).where(due).order_by(uploads.c.due_at_ms).limit(len(taken) + 1)
-            )
-            for row in rows:
-                upload = UploadRecord.from_row(row)
-                generation = self._leases.claim(connection, upload.id, FINALIZE)
-                if generation is not None:
-                    if upload.attempts == 0:
-                        append_event(connection, upload.id, EventKind.PROCESSING_STARTED, now_ms)
-                    return upload, generation
+            oldest = select(uploads.c.id).where(due).order_by(uploads.c.due_at_ms)
+            for row in connection.execute(oldest.limit(len(taken) + 1)).all():
+                generation = self._leases.claim(connection, row.id, FINALIZE)
+                if generation is None:
+                    continue
+                still_due = connection.execute(select(uploads).where(uploads.c.id == row.id, due))
+                if (current := still_due.first()) is None:
+                    self._leases.give_back(connection, generation)
+                    continue
+                upload = UploadRecord.from_row(current)
+                if upload.attempts == 0:
+                    append_event(connection, upload.id, EventKind.PROCESSING_STARTED, now_ms)
+                return upload, generation
             return None
 
         claimed = self._transactions.write(work, durable=False)

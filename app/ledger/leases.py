@@ -6,8 +6,8 @@ time since boot (SQLite), never the wall clock. A writer stops before its own
 monotonic deadline, and a commit demands the lease's generation and that it has
 not run out, so a holder that was overtaken can never record anything.
 
-Leases of dead processes of this node are taken over at once (``liveness``);
-those of other nodes run out.
+Whoever claims a lease of a dead process of this node gets it at once
+(``liveness``); those of other nodes run out.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
+from app.domain.clock import boot_seconds
 from app.errors import LedgerBusy
 from app.ledger.dialects import insert
 from app.ledger.liveness import ProcessLife, boot_clock_ms, boot_id
@@ -64,7 +65,7 @@ class Contention(IntEnum):
 
 
 class Lease:
-    """A lease held by this process. ``deadline`` is on the monotonic clock."""
+    """A lease held by this process. ``deadline`` is on the clock of ``Clock.monotonic``."""
 
     def __init__(self, upload_id: str, key: str, generation: int, claimed_at: float) -> None:
         self.upload_id = upload_id
@@ -80,7 +81,7 @@ class Lease:
     @property
     def lost(self) -> bool:
         """True when the holder must stop because it cannot be sure of the lease any more."""
-        return time.monotonic() >= self.deadline
+        return boot_seconds() >= self.deadline
 
 
 class Leases:
@@ -95,6 +96,7 @@ class Leases:
         self._on_sqlite = dialect == "sqlite"
         self._boot_id = boot_id() if self._on_sqlite else ""
         self._held: dict[int, Lease] = {}
+        self._starting = threading.Lock()
         self._changed = threading.Event()
         self._keeper: threading.Thread | None = None
         # Built once: a statement made anew costs six times as much as running it.
@@ -105,24 +107,42 @@ class Leases:
     # -- inside a transaction ------------------------------------------------
 
     def claim(self, connection: Connection, upload_id: str, key: str) -> int | None:
-        """Try to take a lease; return its new generation, None while a live holder has it."""
+        """Try to take a lease; return its new generation, None while a live holder has it.
+
+        What a former holder has committed is sure to be seen only after this:
+        on PostgreSQL it may end its lease between two statements of the caller.
+        """
         generation = secrets.randbits(62)
-        claimed = connection.execute(
-            self._claim,
-            {
-                "upload_id": upload_id,
-                "key": key,
-                "owner": self._life.owner,
-                "generation": generation,
-            },
-        )
-        return generation if claimed.rowcount else None
+        names = {"upload_id": upload_id, "key": key, "owner": self._life.owner}
+        values = {**names, "generation": generation}
+        claimed: int | None = connection.scalar(self._claim, values)
+        if claimed is None:
+            owner = self.holder(connection, upload_id, key)
+            if owner is None or not self._life.is_dead(owner):
+                return None
+            connection.execute(delete(_rows).where(_rows.c.owner == owner))
+            claimed = connection.scalar(self._claim, values)
+        return claimed
 
     def holder(self, connection: Connection, upload_id: str, key: str) -> str | None:
         """Return the process that holds a lease, dead or alive; None if nobody does."""
         return connection.execute(
             select(_rows.c.owner).where(_rows.c.upload_id == upload_id, _rows.c.key == key)
         ).scalar_one_or_none()
+
+    def held(self, connection: Connection, key: str) -> set[str]:
+        """Return the uploads whose lease ``key`` is held by a process not known to be dead."""
+        live = select(_rows.c.upload_id, _rows.c.owner).where(_rows.c.key == key, self.live())
+        rows = connection.execute(live).all()
+        return {row.upload_id for row in rows if not self._life.is_dead(row.owner)}
+
+    def give_back(self, connection: Connection, generation: int) -> None:
+        """End a lease that was claimed in this transaction and is not wanted after all."""
+        connection.execute(delete(_rows).where(_rows.c.generation == generation))
+
+    def end_all(self, connection: Connection, upload_id: str) -> None:
+        """End every lease of an upload, whoever holds it: none can commit any more."""
+        connection.execute(delete(_rows).where(_rows.c.upload_id == upload_id))
 
     def end(self, connection: Connection, lease: Lease) -> bool:
         """Give a lease back as part of a commit; False if it is not ours any more."""
@@ -142,9 +162,10 @@ class Leases:
         """Start renewing a claimed lease; ``claimed_at``: monotonic, before the transaction."""
         lease = Lease(upload_id, key, generation, claimed_at)
         self._held[generation] = lease
-        if self._keeper is None or not self._keeper.is_alive():
-            self._keeper = threading.Thread(target=self._keep, name="leases", daemon=True)
-            self._keeper.start()
+        with self._starting:
+            if self._keeper is None or not self._keeper.is_alive():
+                self._keeper = threading.Thread(target=self._keep, name="leases", daemon=True)
+                self._keeper.start()
         self._changed.set()
         return lease
 
@@ -174,12 +195,8 @@ class Leases:
         chosen = (_rows.c.upload_id == upload_id) & (_rows.c.contended < contention)
         if key is not None:
             chosen &= _rows.c.key == key
-        self._transactions.write(
-            lambda connection: connection.execute(
-                update(_rows).where(chosen).values(contended=contention)
-            ),
-            durable=False,
-        )
+        asked = update(_rows).where(chosen).values(contended=contention)
+        self._transactions.write(lambda connection: connection.execute(asked), durable=False)
 
     def take_from_dead(self, owner: str | None = None) -> bool:
         """Free the leases of dead processes of this node (one, or all); True if any was dead."""
@@ -204,47 +221,37 @@ class Leases:
                 if not self._held:
                     self._changed.wait()
             time.sleep(WATCH_SECONDS)
-            started_at = time.monotonic()
+            started_at = boot_seconds()
             renewing = started_at - renewed_at >= RENEW_SECONDS - WATCH_SECONDS / 2
             try:
                 for lease_group in _groups(list(self._held.values())):
-                    if renewing:
-                        self._renew(lease_group)
-                    else:
-                        self._watch(lease_group)
+                    self._visit(lease_group, renewing=renewing)
+                renewed_at = started_at if renewing else renewed_at
             except LedgerBusy:
-                continue  # the deadlines stop the holders if this goes on
-            if renewing:
-                renewed_at = started_at
+                pass  # the deadlines stop the holders if this goes on
+            except Exception:
+                log.exception("leases.bug")  # every writer needs this loop: it goes on
 
-    def _renew(self, leases: list[Lease]) -> None:
-        at = time.monotonic()
-        statement = (
-            update(_rows)
-            .where(_rows.c.generation.in_([lease.generation for lease in leases]), self.live())
-            .values(until_ms=self._now() + LEASE_MS)
-            .returning(_rows.c.generation, _rows.c.contended)
-        )
-        renewed = self._transactions.write(
-            lambda connection: connection.execute(statement).all(), durable=False
-        )
-        for generation, contended in renewed:
+    def _visit(self, leases: list[Lease], *, renewing: bool) -> None:
+        """Renew leases, or only look whether somebody waits for them."""
+        at = boot_seconds()
+        seen = (_rows.c.generation, _rows.c.contended)
+        ours = _rows.c.generation.in_([lease.generation for lease in leases])
+        if renewing:
+            renew = update(_rows).where(ours, self.live()).values(until_ms=self._now() + LEASE_MS)
+            renewed = renew.returning(*seen)
+            rows = self._transactions.write(lambda tx: tx.execute(renewed).all(), durable=False)
+        else:
+            found = select(*seen).where(ours)
+            rows = self._transactions.read(lambda tx: tx.execute(found).all())
+        for generation, contended in rows:
             if lease := self._held.get(generation):
-                lease.renewed(at)
-                lease.contention = max(lease.contention, Contention(contended))
-
-    def _watch(self, leases: list[Lease]) -> None:
-        statement = select(_rows.c.generation, _rows.c.contended).where(
-            _rows.c.generation.in_([lease.generation for lease in leases]), _rows.c.contended > 0
-        )
-        for generation, contended in self._transactions.read(
-            lambda connection: connection.execute(statement).all()
-        ):
-            if lease := self._held.get(generation):
+                if renewing:
+                    lease.renewed(at)
                 lease.contention = max(lease.contention, Contention(contended))
 
     def _claim_statement(self, dialect: str) -> Executable:
-        """INSERT a lease, or take over one that has run out; else it changes no row."""
+        """INSERT a lease, or take over one that has run out; else it returns no row."""
         claim = insert(dialect, _rows).values(
             upload_id=bindparam("upload_id"),
             key=bindparam("key"),
@@ -259,7 +266,7 @@ class Leases:
             index_elements=["upload_id", "key"],
             set_={name: claim.excluded[name] for name in replaced},
             where=~self.live(),
-        )
+        ).returning(_rows.c.generation)
 
     def _ours(self) -> tuple[ColumnElement[bool], ...]:
         """The conditions for a lease (``_names``) to be held by us now."""

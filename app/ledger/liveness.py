@@ -12,8 +12,10 @@ import fcntl
 import os
 import secrets
 import subprocess
-import time
+import threading
 from pathlib import Path
+
+from app.domain.clock import boot_seconds
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -30,9 +32,8 @@ def boot_id() -> str:
 
 
 def boot_clock_ms() -> int:
-    """Return milliseconds since boot, sleep included where the system counts it."""
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return time.clock_gettime_ns(clock) // 1_000_000
+    """Return milliseconds since boot, on the clock by which holders know their deadlines."""
+    return int(boot_seconds() * 1000)
 
 
 class ProcessLife:
@@ -44,6 +45,7 @@ class ProcessLife:
 
     def __init__(self, run_directory: Path) -> None:
         self._directory = run_directory
+        self._birth = threading.Lock()
         self._pid = 0
         self._owner = ""
         self._descriptor = -1
@@ -52,7 +54,9 @@ class ProcessLife:
     def owner(self) -> str:
         """The name of this process in the ledger; from the first call on it counts as alive."""
         if self._pid != os.getpid():
-            self._come_alive()
+            with self._birth:
+                if self._pid != os.getpid():
+                    self._come_alive()
         return self._owner
 
     def is_dead(self, owner: str) -> bool:
@@ -93,4 +97,5 @@ class ProcessLife:
         descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         fresh.rename(self._path(owner))
-        self._owner, self._descriptor, self._pid = owner, descriptor, os.getpid()
+        self._owner, self._descriptor = owner, descriptor
+        self._pid = os.getpid()  # last: who sees it may use the others

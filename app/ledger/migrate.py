@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, exc, text
+
+from app.errors import LedgerBusy, LonghaulError
+
+log = structlog.get_logger(__name__)
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "migrations"
 
@@ -19,19 +25,64 @@ DIRECTORY = Path(__file__).resolve().parents[2] / "migrations"
 _ADVISORY_LOCK = 0x6C6F6E676861756C
 
 
-@cache
-def head_revision() -> str | None:
-    """Return the revision this version of the code needs."""
-    return ScriptDirectory(str(DIRECTORY)).get_current_head()
+class LedgerOutdated(LonghaulError):
+    """The tables are not those this version needs."""
+
+    code = "ledger_outdated"
+
+    def __init__(
+        self, message: str = "The database is not migrated; run: flask ledger migrate"
+    ) -> None:
+        super().__init__(message)
+
+
+class LedgerTooNew(LedgerOutdated):
+    """The tables are those of a version that came after this one."""
+
+    code = "ledger_too_new"
+
+    def __init__(self) -> None:
+        super().__init__("The database belongs to a newer version of Longhaul; install that one")
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the tables to the newest revision; waits while another process does so."""
+    """Bring the tables to the newest revision; waits while another process does so.
+
+    Raises LedgerTooNew, or LedgerBusy where the database cannot be opened; the
+    log says why.
+    """
     config = Config()
     config.set_main_option("script_location", str(DIRECTORY))
-    with _alone(engine):
-        config.attributes["engine"] = engine
-        command.upgrade(config, "head")
+    config.attributes["engine"] = engine
+    try:
+        with _alone(engine):
+            with engine.connect() as connection:
+                _known_revision(connection)
+            command.upgrade(config, "head")
+    except (OSError, exc.OperationalError, exc.InterfaceError) as error:
+        log.error("ledger.unavailable", error=str(error.__cause__ or error))
+        raise LedgerBusy from error
+
+
+def check_revision(connection: Connection) -> None:
+    """Raise LedgerOutdated or LedgerTooNew unless the tables are those of this version."""
+    if _known_revision(connection) != _revisions()[0]:
+        raise LedgerOutdated
+
+
+def _known_revision(connection: Connection) -> str | None:
+    """Return the revision of the tables, None where there are none. Raises LedgerTooNew."""
+    revision = MigrationContext.configure(connection).get_current_revision()
+    if revision is not None and revision not in _revisions():
+        raise LedgerTooNew
+    return revision
+
+
+@cache
+def _revisions() -> Sequence[str]:
+    """Return the revisions this version knows, the newest first."""
+    scripts = ScriptDirectory(str(DIRECTORY)).walk_revisions()
+    return [script.revision for script in scripts]
 
 
 @contextmanager

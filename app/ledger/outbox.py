@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from app.ledger.leases import Lease, Leases
 from app.ledger.models import deliveries, events, webhooks
+from app.ledger.models import leases as lease_rows
 from app.ledger.records import DeliveryRecord
 from app.ledger.transactions import Transactions
 
@@ -85,44 +87,34 @@ class Outbox:
     ) -> list[tuple[DeliveryRecord, Lease]]:
         """Claim up to ``limit`` deliveries whose time has come, oldest first."""
         claimed_at = monotonic()
+        due = (deliveries.c.state == PENDING) & (deliveries.c.due_at_ms <= now_ms)
+        if not self._transactions.read(
+            lambda connection: connection.execute(select(deliveries.c.id).where(due)).first()
+        ):
+            return []
 
         def work(connection: Connection) -> list[tuple[DeliveryRecord, int]]:
-            rows = connection.execute(
-                select(deliveries, webhooks.c.secret)
-                .outerjoin(webhooks, deliveries.c.webhook_id == webhooks.c.id)
-                .where(deliveries.c.state == PENDING, deliveries.c.due_at_ms <= now_ms)
-                .order_by(deliveries.c.due_at_ms)
-                .limit(limit)
-            ).all()
-            claimed = []
-            for row in rows:
-                key = f"{_DELIVERY_LEASE} {row.id}"
-                generation = self._leases.claim(connection, row.upload_id, key)
-                if generation is not None:
-                    record = DeliveryRecord(
-                        row.id, row.upload_id, row.url, row.payload, row.secret, row.attempts
-                    )
+            claimed: list[tuple[DeliveryRecord, int]] = []
+            for delivery_id, upload_id in _oldest(connection, due, limit):
+                generation = self._leases.claim(connection, upload_id, _lease_key(delivery_id))
+                if generation is None:
+                    continue
+                record = _load(connection, due & (deliveries.c.id == delivery_id))
+                if record is None:  # sent and ended just before
+                    self._leases.give_back(connection, generation)
+                else:
                     claimed.append((record, generation))
+                if len(claimed) == limit:
+                    break
             return claimed
 
-        claimed = self._transactions.write(work, durable=False) if self._any_due(now_ms) else []
         return [
             (
                 record,
-                self._leases.hold(
-                    record.upload_id, f"{_DELIVERY_LEASE} {record.id}", generation, claimed_at
-                ),
+                self._leases.hold(record.upload_id, _lease_key(record.id), generation, claimed_at),
             )
-            for record, generation in claimed
+            for record, generation in self._transactions.write(work, durable=False)
         ]
-
-    def _any_due(self, now_ms: int) -> bool:
-        due = select(deliveries.c.id).where(
-            deliveries.c.state == PENDING, deliveries.c.due_at_ms <= now_ms
-        )
-        return self._transactions.read(
-            lambda connection: connection.execute(due.limit(1)).first() is not None
-        )
 
     def record_attempt(
         self,
@@ -136,11 +128,17 @@ class Outbox:
         next_due_at_ms: int | None,
         delivered: bool,
     ) -> None:
-        """Store the outcome of one attempt; ``next_due_at_ms`` None ends the delivery."""
+        """Store the outcome of one attempt; ``next_due_at_ms`` None ends the delivery.
+
+        An attempt whose lease was lost counts only if it delivered: another
+        runner is at it, and its own outcome is the one to record.
+        """
         ended = delivered or next_due_at_ms is None
         state = DELIVERED if delivered else FAILED if ended else PENDING
 
         def work(connection: Connection) -> None:
+            if not self._leases.end(connection, lease) and not delivered:
+                return
             connection.execute(
                 update(deliveries)
                 .where(deliveries.c.id == delivery.id, deliveries.c.state == PENDING)
@@ -154,7 +152,35 @@ class Outbox:
                     finished_at_ms=now_ms if ended else None,
                 )
             )
-            self._leases.end(connection, lease)
 
         self._transactions.write(work)
         self._leases.drop(lease)
+
+
+def _lease_key(delivery_id: int) -> str:
+    return f"{_DELIVERY_LEASE} {delivery_id}"
+
+
+def _oldest(
+    connection: Connection, due: ColumnElement[bool], limit: int
+) -> Sequence[tuple[int, str]]:
+    """Return id and upload id of the oldest, and as many more as may be leased already."""
+    leased = select(func.count()).where(lease_rows.c.key.startswith(_DELIVERY_LEASE))
+    rows = connection.execute(
+        select(deliveries.c.id, deliveries.c.upload_id)
+        .where(due)
+        .order_by(deliveries.c.due_at_ms, deliveries.c.id)
+        .limit(limit + connection.execute(leased).scalar_one())
+    )
+    return [(row.id, row.upload_id) for row in rows]
+
+
+def _load(connection: Connection, chosen: ColumnElement[bool]) -> DeliveryRecord | None:
+    row = connection.execute(
+        select(deliveries, webhooks.c.secret)
+        .outerjoin(webhooks, deliveries.c.webhook_id == webhooks.c.id)
+        .where(chosen)
+    ).first()
+    if row is None:
+        return None
+    return DeliveryRecord(row.id, row.upload_id, row.url, row.payload, row.secret, row.attempts)

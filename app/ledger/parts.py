@@ -76,9 +76,11 @@ class PartLedger:
         def work(connection: Connection) -> tuple[PartClaim, int | None]:
             upload = open_upload(connection, upload_id, now_ms)
             upload.geometry.span(index)  # raises IndexError
-            if receipt := _receipt(connection, upload_id, index):
-                return PartClaim(upload, receipt=receipt), None
             generation = self._leases.claim(connection, upload_id, str(index))
+            if receipt := _receipt(connection, upload_id, index):
+                if generation is not None:
+                    self._leases.give_back(connection, generation)
+                return PartClaim(upload, receipt=receipt), None
             if generation is None:
                 holder = self._leases.holder(connection, upload_id, str(index))
                 return PartClaim(upload, holder=holder), None
@@ -110,7 +112,7 @@ class PartLedger:
                 raise LeaseLost
             word, mask = word_and_mask(receipt.part)
             bit = {"upload_id": upload_id, "word": word, "bits": mask, "mask": mask}
-            if not connection.execute(self._set_bit, bit).rowcount:
+            if connection.scalar(self._set_bit, bit) is None:
                 raise LeaseLost
             connection.execute(_INSERT_RECEIPT, {"upload_id": upload_id, **asdict(receipt)})
             if counted.received == counted.part_count:
@@ -123,10 +125,13 @@ class PartLedger:
         self._leases.drop(lease)
         return commit
 
-    def forget_all(self, upload: UploadRecord) -> None:
+    def forget_all(self, upload: UploadRecord, lease: Lease | None = None) -> None:
         """Clear an open upload whose staged object has vanished: it starts anew, under its id.
 
-        Does nothing where the upload has moved on or was cleared by somebody else.
+        All its leases end, because their holders have written to the object
+        that is gone. Does nothing where the upload has moved on. Raises
+        LeaseLost where somebody else has cleared it and parts may have come
+        again since: that ended the caller's ``lease``.
         """
 
         def work(connection: Connection) -> None:
@@ -139,8 +144,12 @@ class PartLedger:
                 )
                 .values(received=0, staging_key=None)
             )
-            if cleared.rowcount:
-                clear_parts(connection, upload.id, None)
+            if not cleared.rowcount:
+                return
+            if lease is not None and not self._leases.is_valid(connection, lease):
+                raise LeaseLost
+            clear_parts(connection, upload.id, None)
+            self._leases.end_all(connection, upload.id)
 
         self._transactions.write(work)
 
@@ -193,7 +202,10 @@ def clear_parts(connection: Connection, upload_id: str, lost: Iterable[int] | No
 
 
 def _set_bit_statement(dialect: str) -> Executable:
-    """Set a part's bit by one atomic upsert, which changes no row if it was set already."""
+    """Set a part's bit by one atomic upsert, which returns no row if it was set already.
+
+    What an INSERT returns tells; its ``rowcount`` is -1 with psycopg.
+    """
     bits = bitmap.c.bits
     upsert = insert(dialect, bitmap).values(
         upload_id=bindparam("upload_id"), word=bindparam("word"), bits=bindparam("bits")
@@ -202,7 +214,7 @@ def _set_bit_statement(dialect: str) -> Executable:
         index_elements=["upload_id", "word"],
         set_={"bits": bits.op("|")(upsert.excluded.bits)},
         where=bits.op("&")(bindparam("mask", type_=BigInteger)) == 0,
-    )
+    ).returning(bits)
 
 
 def _receipt(connection: Connection, upload_id: str, index: int) -> ReceiptRecord | None:

@@ -37,8 +37,14 @@ class SweepLedger:
             return None
         return self._leases.hold(_NO_UPLOAD, SWEEP, generation, claimed_at)
 
-    def due(self, now_ms: int, root_id: str, limit: int) -> Sequence[UploadRecord]:
-        """Return open and failed uploads of a root whose time is over and which nobody writes."""
+    def due(
+        self, now_ms: int, root_id: str, *, after_id: str, limit: int
+    ) -> Sequence[UploadRecord]:
+        """Return open and failed uploads of a root whose time is over and which nobody writes.
+
+        At most ``limit``, by id, those after ``after_id``: page by page each is
+        seen once, though it may stay (a dry run, a storage that is down).
+        """
         writing = exists().where(lease_rows.c.upload_id == uploads.c.id, self._leases.live())
         return self._records(
             select(uploads)
@@ -46,9 +52,10 @@ class SweepLedger:
                 uploads.c.state.in_([State.OPEN, State.FAILED]),
                 uploads.c.expires_at_ms <= now_ms,
                 uploads.c.root_id == root_id,
+                uploads.c.id > after_id,
                 ~writing,
             )
-            .order_by(uploads.c.expires_at_ms)
+            .order_by(uploads.c.id)
             .limit(limit)
         )
 
@@ -66,8 +73,8 @@ class SweepLedger:
 
         return self._transactions.write(work)
 
-    def leftovers(self, root_id: str, limit: int) -> Sequence[UploadRecord]:
-        """Return ended uploads of a root whose bytes have not all been removed yet."""
+    def leftovers(self, root_id: str, *, after_id: str, limit: int) -> Sequence[UploadRecord]:
+        """Return ended uploads of a root whose bytes have not all been removed yet; see ``due``."""
         staged = uploads.c.staging_key.is_not(None)
         published = and_(uploads.c.state == State.DELETED, uploads.c.final_key.is_not(None))
         return self._records(
@@ -76,7 +83,9 @@ class SweepLedger:
                 uploads.c.state.in_([*GONE, State.COMPLETE]),
                 or_(staged, published),
                 uploads.c.root_id == root_id,
+                uploads.c.id > after_id,
             )
+            .order_by(uploads.c.id)
             .limit(limit)
         )
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import gevent
 import structlog
 from gevent import monkey
-from gevent.event import AsyncResult
+from gevent.event import Event
 from gevent.threadpool import ThreadPool
 from sqlalchemy import Connection, Engine, event, exc
 
@@ -29,6 +29,9 @@ T = TypeVar("T")
 Work = Callable[[Connection], T]
 
 log = structlog.get_logger(__name__)
+
+#: What the driver raises when the database is locked, full, gone or out of connections.
+_PASSING = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
 #: Threads that read while the one that writes is busy; WAL lets them.
 READER_THREADS = 2
@@ -69,10 +72,28 @@ class DirectTransactions:
                 with connection.begin():
                     return work(connection)
 
-        return _translated(run)
+        return _attempt(run).get()
 
     def read(self, work: Work[T]) -> T:
-        return _translated(lambda: _read(self._engine, work))
+        return _attempt(lambda: _read(self._engine, work)).get()
+
+
+@dataclass(slots=True)
+class _Outcome(Generic[T]):
+    """What a transaction returned or raised. An exception must not leave a native thread:
+    gevent would print it, and logging there is forbidden, for its locks are gevent's."""
+
+    result: T | None = None
+    error: BaseException | None = None
+
+    def get(self) -> T:
+        """Return the result or raise the error, the driver's passing ones as LedgerBusy."""
+        if self.error is None:
+            return cast(T, self.result)
+        if isinstance(self.error, _PASSING):
+            log.warning("ledger.unavailable", error=str(self.error.__cause__ or self.error))
+            raise LedgerBusy from self.error
+        raise self.error
 
 
 @dataclass(slots=True)
@@ -81,9 +102,8 @@ class _Ticket:
 
     work: Work[Any]
     durable: bool
-    outcome: AsyncResult[Any] = field(default_factory=AsyncResult)
-    result: Any = None
-    error: BaseException | None = None
+    outcome: _Outcome[Any] = field(default_factory=_Outcome)
+    done: Event = field(default_factory=Event)
 
 
 class GroupedTransactions:
@@ -103,48 +123,46 @@ class GroupedTransactions:
         if not self._committing:
             self._committing = True
             gevent.spawn(self._commit_waiting)
+        ticket.done.wait()
         return cast(T, ticket.outcome.get())
 
     def read(self, work: Work[T]) -> T:
-        return cast(T, self._readers.apply(_translated, (lambda: _read(self._engine, work),)))
+        outcome = self._readers.apply(_attempt, (lambda: _read(self._engine, work),))
+        return cast(T, outcome.get())
 
     def _commit_waiting(self) -> None:
-        """Commit group after group until nobody waits; in the hub's greenlets."""
+        """Commit group after group until nobody waits; in a greenlet of its own."""
         try:
             while self._waiting:
                 group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
                 self._writer.apply(self._commit_group, (group,))
                 for ticket in group:
-                    if ticket.error is None:
-                        ticket.outcome.set(ticket.result)
-                    else:
-                        ticket.outcome.set_exception(ticket.error)
+                    ticket.done.set()
         finally:
             self._committing = False
 
     def _commit_group(self, group: list[_Ticket]) -> None:
         """Run and commit a group; in the writer's native thread. Never raises."""
-        try:
-            _translated(lambda: self._run_group(group))
-        except BaseException as error:  # noqa: BLE001 - each waiting greenlet raises it
+        error = _attempt(lambda: self._run_group(group)).error
+        if error is not None:  # nothing of the group is committed
             for ticket in group:
-                ticket.error = ticket.error or error
+                ticket.outcome.error = ticket.outcome.error or error
 
     def _run_group(self, group: list[_Ticket]) -> None:
         with self._engine.connect() as connection:
             _synchronize(connection, self._strict and any(ticket.durable for ticket in group))
             with connection.begin():
                 if len(group) == 1:  # spares the savepoint
-                    group[0].result = group[0].work(connection)
+                    group[0].outcome.result = group[0].work(connection)
                     return
                 for ticket in group:
                     try:
                         with connection.begin_nested():
-                            ticket.result = ticket.work(connection)
-                    except exc.OperationalError:
+                            ticket.outcome.result = ticket.work(connection)
+                    except _PASSING:
                         raise  # locked, full, broken: nothing of this group is committed
                     except BaseException as error:  # noqa: BLE001 - raised by its own greenlet
-                        ticket.error = error
+                        ticket.outcome.error = error
 
 
 def _read(engine: Engine, work: Work[T]) -> T:
@@ -153,13 +171,11 @@ def _read(engine: Engine, work: Work[T]) -> T:
             return work(connection)
 
 
-def _translated(run: Callable[[], T]) -> T:
-    """Run a transaction; turn the driver's passing errors into LedgerBusy, which clients retry."""
+def _attempt(run: Callable[[], T]) -> _Outcome[T]:
     try:
-        return run()
-    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
-        log.warning("ledger.unavailable", error=str(error.__cause__ or error))
-        raise LedgerBusy from error
+        return _Outcome(result=run())
+    except BaseException as error:  # noqa: BLE001 - raised by ``get``
+        return _Outcome(error=error)
 
 
 def _prepare_sqlite(engine: Engine, busy_timeout_seconds: float) -> None:

@@ -10,13 +10,17 @@ from sqlalchemy import Connection, bindparam, select, update
 from app.domain.states import State, check
 from app.errors import LeaseLost, PartsMissing, StorageFull, UploadNotFound, UploadNotOpen
 from app.ledger.leases import CREATE, Lease, Leases
-from app.ledger.models import uploads
+from app.ledger.models import instance, uploads
 from app.ledger.outbox import EventKind, append_event, append_event_once
 from app.ledger.parts import count_unreceived_bytes
 from app.ledger.records import NewUpload, UploadRecord
 from app.ledger.transactions import Transactions
 
 _SELECT = select(uploads).where(uploads.c.id == bindparam("upload_id"))
+
+# SQLite knows no FOR UPDATE and needs none: SQLAlchemy leaves it out there.
+_SELECT_LOCKED = _SELECT.with_for_update()
+_LOCK_INSTANCE = select(instance.c.id).with_for_update()
 
 
 class UploadLedger:
@@ -41,6 +45,7 @@ class UploadLedger:
 
         def work(connection: Connection) -> int:
             if room_bytes is not None:
+                take_turns(connection)  # or two would find the same room
                 announced = count_unreceived_bytes(connection, new.root_id)
                 if new.length > room_bytes - announced:
                     raise StorageFull
@@ -120,7 +125,7 @@ class UploadLedger:
         """
 
         def work(connection: Connection) -> UploadRecord:
-            upload = find(connection, upload_id)
+            upload = find(connection, upload_id, locked=True)
             if upload is None or upload.has_expired(now_ms):
                 raise UploadNotFound
             if upload.state in (State.FINALIZING, State.COMPLETE):
@@ -152,7 +157,7 @@ class UploadLedger:
         """
 
         def work(connection: Connection) -> UploadRecord:
-            upload = find(connection, upload_id)
+            upload = find(connection, upload_id, locked=True)
             if upload is None or upload.has_expired(now_ms):
                 raise UploadNotFound
             if upload.state is State.FINALIZING:
@@ -179,10 +184,23 @@ class UploadLedger:
         )
 
 
-def find(connection: Connection, upload_id: str) -> UploadRecord | None:
-    """Return an upload in whatever state it is, None if the id is unknown."""
-    row = connection.execute(_SELECT, {"upload_id": upload_id}).first()
+def find(connection: Connection, upload_id: str, *, locked: bool = False) -> UploadRecord | None:
+    """Return an upload in whatever state it is, None if the id is unknown.
+
+    ``locked``: nobody else changes it until the caller's transaction ends.
+    """
+    row = connection.execute(
+        _SELECT_LOCKED if locked else _SELECT, {"upload_id": upload_id}
+    ).first()
     return None if row is None else UploadRecord.from_row(row)
+
+
+def take_turns(connection: Connection) -> None:
+    """Wait for every other transaction that has called this: for counting before acting.
+
+    On SQLite write transactions take turns anyway.
+    """
+    connection.execute(_LOCK_INSTANCE)
 
 
 def transition(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flask import Flask
+from flask import Flask, Response
 from flask_cors import CORS
 
 #: ``*`` does not cover Authorization, so headers are named; tus-js-client sends
@@ -45,6 +45,7 @@ def install(app: Flask, origins: Sequence[str]) -> None:
     ``origins``: scheme://host[:port] of pages that may use the server, or ``*``.
     Credentials in the browser's sense (cookies) are never allowed.
     """
+    app.after_request(_name_all_headers)  # before CORS: Flask runs the last one first
     CORS(
         app,
         origins=list(origins),
@@ -55,3 +56,13 @@ def install(app: Flask, origins: Sequence[str]) -> None:
         supports_credentials=False,
         send_wildcard=True,
     )
+
+
+def _name_all_headers(response: Response) -> Response:
+    """Complete the answer to a preflight: Flask-CORS repeats only what was asked for.
+
+    Whoever keeps that answer would take it for the whole list.
+    """
+    if "Access-Control-Allow-Methods" in response.headers:
+        response.headers["Access-Control-Allow-Headers"] = ", ".join(ALLOWED_HEADERS)
+    return response

@@ -6,6 +6,7 @@ Compatible with chunked-uploader and its SDK. Parts are counted from 0.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from flask import Blueprint, jsonify, request
@@ -25,6 +26,10 @@ from app.uploads.service import Wish
 from app.uploads.views import PartView, UploadView
 
 PROTOCOL = "native"
+
+#: What was read at the bottom of a request's stack is written to the ledger from
+#: a deeper one, so Python's limit of about 1,000 levels must not be near.
+MAX_METADATA_LEVELS = 100
 
 bp = Blueprint(PROTOCOL, __name__, url_prefix="/upload")
 
@@ -89,7 +94,7 @@ def status(upload_id: str) -> ResponseReturnValue:
     if include is not None and include.lower() not in _INCLUDE_PARTS:
         raise InvalidField("include_parts", "must be true or false")
     with_parts = None if include is None else _INCLUDE_PARTS[include.lower()]
-    upload = context().uploads.status(upload_id, sees=principal.sees, with_parts=with_parts)
+    upload = context().uploads.status(_id(upload_id), sees=principal.sees, with_parts=with_parts)
     return jsonify(_status_json(upload))
 
 
@@ -97,7 +102,7 @@ def status(upload_id: str) -> ResponseReturnValue:
 def tokens(upload_id: str) -> ResponseReturnValue:
     """Hand out fresh tokens for the pending parts; prolongs nothing."""
     principal = _principal()
-    pending = context().uploads.pending(upload_id, sees=principal.sees)
+    pending = context().uploads.pending(_id(upload_id), sees=principal.sees)
     made = _tokens(upload_id, pending.geometry, pending.indexes, pending.expires_at_ms)
     return jsonify(
         file_id=pending.upload_id,
@@ -113,7 +118,7 @@ def tokens(upload_id: str) -> ResponseReturnValue:
 def complete(upload_id: str) -> ResponseReturnValue:
     """Start finalizing; 200: the file is there, 202: it is on its way, 409: it failed."""
     principal = _principal()
-    upload = context().uploads.complete(upload_id, sees=principal.sees)
+    upload = context().uploads.complete(_id(upload_id), sees=principal.sees)
     http_status = {State.COMPLETE: 200, State.FAILED: 409}.get(upload.state, 202)
     answer = _outcome_json(upload)
     if upload.state is State.FAILED:
@@ -126,7 +131,7 @@ def complete(upload_id: str) -> ResponseReturnValue:
 def cancel(upload_id: str) -> ResponseReturnValue:
     """Cancel an upload, or delete a complete one with its file."""
     principal = _principal()
-    upload = context().uploads.cancel(upload_id, sees=principal.sees)
+    upload = context().uploads.cancel(_id(upload_id), sees=principal.sees)
     deleted = upload.state is State.DELETED
     message = "Upload and its file deleted" if deleted else "Upload cancelled"
     return jsonify(file_id=upload.id, status="cancelled", message=message)
@@ -136,9 +141,16 @@ def _principal() -> Principal:
     return api_key_principal(request, context().settings, context().ledger, Scope.UPLOAD)
 
 
+def _id(raw: str) -> str:
+    """Return an id from a path. PostgreSQL refuses even to look for one that holds a NUL."""
+    if "\0" in raw:
+        raise UploadNotFound
+    return raw
+
+
 def _json_object(raw: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(raw)
+        value = json.loads(raw, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise MalformedRequest("The request body is not valid JSON") from error
     if not isinstance(value, dict):
@@ -146,12 +158,20 @@ def _json_object(raw: bytes) -> dict[str, Any]:
     return value
 
 
+def _finite(text: str) -> float:
+    """Return a number of a JSON document; NaN and Infinity are none (RFC 8259 section 6)."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a JSON number")
+    return number
+
+
 def _wish(fields: dict[str, Any]) -> Wish:
     """Check the types of init's fields; unknown ones are ignored."""
     filename, length = fields.get("filename"), fields.get("total_size")
     if not isinstance(filename, str) or not filename:
         raise InvalidField("filename", "is required and must be a non-empty string")
-    if type(length) is not int or not 0 <= length < 2**63:
+    if type(length) is not int or length < 0:
         raise InvalidField("total_size", "is required and must be an integer >= 0 (bytes)")
     webhook_url = fields.get("webhook_url")
     if webhook_url is not None and not isinstance(webhook_url, str):
@@ -164,7 +184,17 @@ def _wish(fields: dict[str, Any]) -> Wish:
     metadata = fields.get("metadata")
     if metadata is not None and not isinstance(metadata, dict):
         raise InvalidField("metadata", "must be an object")
+    if _is_nested_deeper(metadata, MAX_METADATA_LEVELS):
+        raise InvalidField("metadata", f"is nested deeper than {MAX_METADATA_LEVELS} levels")
     return Wish(filename, length, webhook_url, checksum, metadata or {})
+
+
+def _is_nested_deeper(value: object, levels: int) -> bool:
+    layer = [value]
+    for _ in range(levels):
+        lists = [list(outer.values()) if isinstance(outer, dict) else outer for outer in layer]
+        layer = [inner for outer in lists if isinstance(outer, list) for inner in outer]
+    return any(isinstance(inner, dict | list) for inner in layer)
 
 
 def _tokens(upload_id: str, geometry: Geometry, indexes: Any, expires_at_ms: int) -> list[str]:

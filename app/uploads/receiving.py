@@ -201,8 +201,7 @@ def _require_whole(transfer: Transfer, span: Span, body: Body) -> None:
         raise BodyStalled(body.idle_seconds())
     if transfer.ended is Ended.TOO_LONG:
         raise PartSizeMismatch(span.length, f"more than {span.length}")
-    malformed = getattr(body, "malformed", None)
-    if malformed and body.received >= span.length:
-        raise MalformedRequest("The chunked encoding of the body is broken")
+    if transfer.ended is Ended.CUT and transfer.received == span.length:
+        raise MalformedRequest("The body broke off before its end; send the part again")
     if transfer.received != span.length:
         raise PartSizeMismatch(span.length, transfer.received)

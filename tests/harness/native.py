@@ -133,9 +133,7 @@ class Native:
         )
         return sock
 
-    def send_then_cut(
-        self, upload: Upload, part: int, data: bytes, *, how: str = "fin"
-    ) -> None:
+    def send_then_cut(self, upload: Upload, part: int, data: bytes, *, how: str = "fin") -> None:
         """Send the beginning of a part, then end the connection by FIN or RST."""
         sock = self.open_part(upload, part)
         sock.sendall(data)
@@ -157,8 +155,7 @@ def read_response(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
     head, _, body = data.partition(b"\r\n\r\n")
     status_line, *lines = head.decode("latin-1").split("\r\n")
     headers = {
-        name.lower(): value.strip()
-        for name, _, value in (line.partition(":") for line in lines)
+        name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
     }
     length = int(headers.get("content-length", 0))
     while len(body) < length:

@@ -65,14 +65,21 @@ class Server:
     def environment(self) -> dict[str, str]:
         """The environment of the server's processes; nothing of ours leaks into it."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        return kept | self.settings
+        return kept | {"PYTHONPATH": str(ROOT)} | self.settings
 
     def start(self) -> Self:
         """Start the server and wait until it is ready."""
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py", "wsgi:app"],
-                cwd=ROOT,
+                [
+                    sys.executable,
+                    "-m",
+                    "gunicorn",
+                    "-c",
+                    f"{ROOT}/deploy/gunicorn.conf.py",
+                    "wsgi:app",
+                ],
+                cwd=self.directory,  # a developer's .env is not ours
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -119,7 +126,7 @@ class Server:
         """Run a ``flask`` command with this server's settings."""
         return subprocess.run(
             [sys.executable, "-m", "flask", "--app", "wsgi:app", *arguments],
-            cwd=ROOT,
+            cwd=self.directory,
             env=self.environment,
             capture_output=True,
             text=True,

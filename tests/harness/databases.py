@@ -1,0 +1,85 @@
+"""Ledgers' databases: real ones, each a test's own, and opened by several processes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, Table, create_engine, select, update
+
+from app.ledger.database import Ledger, open_ledger
+from app.ledger.models import leases
+
+#: Long enough for a slow disk, short enough for a test that waits for it.
+BUSY_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass
+class Database:
+    """A database under a test, migrated or not, and what this process has open of it.
+
+    ``run_directory`` is where its processes prove that they are alive.
+    """
+
+    url: str
+    run_directory: Path
+    _engines: list[Engine] = field(default_factory=list)
+    _ledgers: list[Ledger] = field(default_factory=list)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """True on SQLite, whose write transactions take turns."""
+        return self.url.startswith("sqlite")
+
+    def engine(self) -> Engine:
+        """Open it anew, as another process would."""
+        self._engines.append(create_engine(self.url))
+        return self._engines[-1]
+
+    def ledger(
+        self, *, strict: bool = False, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS
+    ) -> Ledger:
+        """Open the ledger as another process would: with a life and leases of its own."""
+        ledger = open_ledger(
+            self.engine(),
+            self.run_directory,
+            strict=strict,
+            busy_timeout_seconds=busy_timeout_seconds,
+        )
+        self._ledgers.append(ledger)
+        return ledger
+
+    @cached_property
+    def by_hand(self) -> Engine:
+        """For looking at rows and meddling with them past the ledger."""
+        return self.engine()
+
+    def rows(self, table: Table) -> Sequence[Any]:
+        """Return all rows of a table by its primary key."""
+        with self.by_hand.connect() as connection:
+            return connection.execute(select(table).order_by(*table.primary_key)).all()
+
+    def change(self, table: Table, **values: object) -> None:
+        """Set columns in all rows of a table."""
+        with self.by_hand.begin() as connection:
+            connection.execute(update(table).values(**values))
+
+    def age_leases(self, seconds: float) -> None:
+        """Let all leases be older than they are: the clocks they go by cannot be moved."""
+        self.change(leases, until_ms=leases.c.until_ms - int(seconds * 1000))
+
+    def close(self) -> None:
+        """Let go of everything that is open in this process."""
+        for ledger in self._ledgers:
+            forget_leases(ledger)
+        for engine in self._engines:
+            engine.dispose()
+
+
+def forget_leases(ledger: Ledger) -> None:
+    """Renew none of a ledger's leases any more, as a process that hangs."""
+    for lease in list(ledger.leases._held.values()):
+        ledger.leases.drop(lease)

@@ -1,0 +1,225 @@
+"""The other side of ``peer.py``: does what it reads, one line a deed, and stops where told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine
+
+from app.domain.clock import Clock
+from app.ledger.leases import Lease
+from app.ledger.liveness import ProcessLife, boot_id
+from app.ledger.migrate import migrate
+from app.ledger.records import ReceiptRecord
+from app.storage.base import Orphan, Progress, StagedObject
+from app.storage.local import LocalStorage
+from app.storage.memory import MemoryStorage
+from tests.harness.databases import Database
+from tests.harness.rig import Rig, outcome
+
+#: How often a deed looks for what another process should have done.
+_LOOK_SECONDS = 0.005
+
+
+class Conversation:
+    """Lines of JSON on the standard streams, which nothing else (a log) may use."""
+
+    def __init__(self, stops: list[str]) -> None:
+        self._stops = stops
+        self._answers = os.fdopen(os.dup(1), "w", buffering=1)
+        sys.stdout = sys.stderr
+
+    def tell(self, **message: object) -> None:
+        self._answers.write(json.dumps(message) + "\n")
+
+    def listen(self) -> Iterator[dict[str, Any]]:
+        """Yield what the test says until it hangs up."""
+        for line in iter(sys.stdin.readline, ""):
+            yield json.loads(line)
+
+    def stop_before(self, step: str) -> None:
+        """Wait here for a word, if the test wants that."""
+        if step in self._stops:
+            self.tell(stopped_before=step)
+            sys.stdin.readline()
+
+
+class SteppingStorage(LocalStorage):
+    """Local disk that can be stopped before and after each change."""
+
+    def __init__(self, root: str, instance_id: str, stop_before: Callable[[str], None]) -> None:
+        super().__init__(root, instance_id)
+        self._stop_before = stop_before
+
+    def create(self, staged: StagedObject) -> str:
+        self._stop_before("create")
+        key = super().create(staged)
+        self._stop_before("recording the staging key")
+        return key
+
+    def publish(self, staged: StagedObject, receipts: Any, on_progress: Progress) -> str:
+        self._stop_before("publish")
+        key = super().publish(staged, receipts, on_progress)
+        self._stop_before("recording the final key")
+        return key
+
+    def discard(self, staged: StagedObject) -> None:
+        self._stop_before("discard")
+        super().discard(staged)
+        self._stop_before("forgetting the staging key")
+
+    def delete(self, final_key: str) -> None:
+        self._stop_before("delete")
+        super().delete(final_key)
+
+    def orphans(self, older_than_seconds: float) -> Iterator[Orphan]:
+        self._stop_before("looking for orphans")
+        return super().orphans(older_than_seconds)
+
+
+class Deeds:
+    """What a peer can be told to do. Arguments and results are JSON."""
+
+    def __init__(self, told: dict[str, Any], conversation: Conversation) -> None:
+        self._url = told["url"]
+        self._root = told["root"]
+        self._conversation = conversation
+        self._database = Database(self._url, Path(told["run_directory"]))
+        self._life = ProcessLife(Path(told["run_directory"]))
+        self._leases: dict[str, Lease] = {}
+        self._opened: Rig | None = None
+
+    @property
+    def _rig(self) -> Rig:
+        if self._opened is None:
+            ledger = self._database.ledger()
+            storage = (
+                SteppingStorage(self._root, ledger.instance_id(), self._conversation.stop_before)
+                if self._root
+                else MemoryStorage()
+            )
+            self._opened = Rig(ledger, storage, Clock())
+        return self._opened
+
+    def come_alive(self) -> str:
+        """Begin to prove that this process lives; return its name."""
+        return self._life.owner
+
+    def boot_id(self) -> str:
+        """Return the id of the machine's boot."""
+        return boot_id()
+
+    def start_child(self) -> int:
+        """Start a process that outlives this one; return its pid."""
+        return subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL).pid
+
+    def fork_and_come_alive(self) -> tuple[str, int]:
+        """Fork a process that comes alive, too; return its name and pid."""
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.write(writer, self._life.owner.encode())
+            time.sleep(60)  # until the test kills it
+            os._exit(0)
+        return os.read(reader, 64).decode(), pid
+
+    def migrate(self) -> None:
+        """Bring the tables up to date."""
+        engine = create_engine(self._url)
+        migrate(engine)
+        engine.dispose()
+
+    def create(self, length: int) -> str:
+        """Create an upload; return its id."""
+        return self._rig.create(length).id
+
+    def ensure_staged(self, upload_id: str) -> str | None:
+        """Make the staged object if nobody has; return its key."""
+        return self._rig.staging.ensure(self._rig.record(upload_id)).staging_key
+
+    def claim_part(self, upload_id: str, index: int) -> bool:
+        """Claim a part; False if somebody else has it."""
+        rig = self._rig
+        claim = rig.ledger.parts.claim(upload_id, index, rig.clock.now_ms(), rig.clock.monotonic)
+        if claim.lease is not None:
+            self._leases[f"{upload_id} {index}"] = claim.lease
+        return claim.lease is not None
+
+    def claim_create(self, upload_id: str) -> bool:
+        """Claim the making of a staged object and go on holding it."""
+        rig = self._rig
+        return rig.ledger.uploads.claim_create(upload_id, rig.clock.monotonic) is not None
+
+    def commit_part(self, upload_id: str, index: int) -> list[int]:
+        """Record a claimed part; return how many of how many there are."""
+        receipt = ReceiptRecord(index, 1, None, None, self._rig.clock.now_ms())
+        done = self._rig.ledger.parts.commit(self._leases[f"{upload_id} {index}"], receipt)
+        return [done.received, done.part_count]
+
+    def is_lost(self, upload_id: str, index: int) -> bool:
+        """Tell whether a claimed part's lease must be taken for lost."""
+        return self._leases[f"{upload_id} {index}"].lost
+
+    def wait_until_asked(self, upload_id: str, index: int, contention: int) -> float:
+        """Wait until somebody wants a claimed part; return when that was noticed (boot clock)."""
+        lease = self._leases[f"{upload_id} {index}"]
+        while lease.contention < contention:
+            time.sleep(_LOOK_SECONDS)  # the test's own patience ends this
+        return self._rig.clock.monotonic()
+
+    def claim_finalizing(self, at_most: int) -> str | None:
+        """Claim an upload to finalize and go on holding it."""
+        rig = self._rig
+        claimed = rig.ledger.finalizing.claim_next(
+            rig.clock.now_ms(), at_most, rig.storage.root_id, rig.clock.monotonic
+        )
+        return claimed[0].id if claimed else None
+
+    def release_all(self) -> None:
+        """Let go of everything that is held."""
+        for lease in list(self._rig.ledger.leases._held.values()):
+            self._rig.ledger.leases.release(lease)
+
+    def finalize(self) -> bool:
+        """Finalize what has been due longest."""
+        return self._rig.finalize()
+
+    def cancel(self, upload_id: str) -> None:
+        """Cancel or delete an upload."""
+        self._rig.service.cancel(upload_id, sees=None)
+
+    def sweep(self) -> list[str]:
+        """Sweep; return what was swept."""
+        return [swept.what for swept in self._rig.sweep()]
+
+    def claim_deliveries(self, at_most: int) -> list[int]:
+        """Claim due deliveries and go on holding them; return their ids."""
+        rig = self._rig
+        due = rig.ledger.outbox.claim_due(rig.clock.now_ms(), at_most, rig.clock.monotonic)
+        return [delivery.id for delivery, _ in due]
+
+
+def main() -> None:
+    told = json.loads(sys.argv[1])
+    conversation = Conversation(told["stops"])
+    deeds = Deeds(told, conversation)
+    conversation.tell(ready=True)
+    for order in conversation.listen():
+        try:
+            done = outcome(getattr(deeds, order["deed"]), *order["arguments"])
+        except Exception:  # noqa: BLE001 - the test shows it
+            conversation.tell(bug=traceback.format_exc())
+        else:
+            conversation.tell(outcome=done)
+
+
+if __name__ == "__main__":
+    main()
