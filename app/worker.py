@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from app.errors import LonghaulError
+from app.ingest.connections import Connections
 from app.protocols.context import EXTENSION
 from app.wiring import Wiring
 
@@ -26,12 +27,15 @@ def start_worker(worker: Any) -> None:
     end of the graceful timeout without a word.
     """
     wiring: Wiring = worker.wsgi.extensions[EXTENSION]
+    connections = Connections()
+    connections.watch(worker)
     stop_gunicorn = signal.getsignal(signal.SIGTERM)
 
     def terminate(signum: int, frame: FrameType | None) -> None:
         wiring.drain.begin()
         if callable(stop_gunicorn):
             stop_gunicorn(signum, frame)
+        connections.end_waiting()
 
     signal.signal(signal.SIGTERM, terminate)
     signal.siginterrupt(signal.SIGTERM, False)

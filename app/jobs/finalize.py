@@ -105,7 +105,7 @@ class Finalizer:
         with ProgressRecorder(self._ledger.finalizing, lease) as progress:
             if not self._is_published(staged):
                 self._verify(upload, lease, progress)
-            final_key = self._publish(staged, progress)
+            final_key = self._publish(staged, lease, progress)
         self._ledger.finalizing.finish(
             upload, lease, final_key, self._payload(upload, final_key), self._clock.now_ms()
         )
@@ -167,12 +167,18 @@ class Finalizer:
         if sha256.hexdigest() != upload.checksum_sha256:
             raise ChecksumMismatch(upload.checksum_sha256, sha256.hexdigest())
 
-    def _publish(self, staged: StagedObject, progress: ProgressRecorder) -> str:
+    def _publish(self, staged: StagedObject, lease: Lease, progress: ProgressRecorder) -> str:
         receipts = {
             receipt.part: receipt.storage_receipt
             for receipt in self._ledger.parts.receipts(staged.upload_id)
         }
-        return sync_pool.run(lambda: self._storage.publish(staged, receipts, progress.moved))
+
+        def publish() -> str:
+            if lease.lost:  # the object may be another one by now, and not full
+                raise LeaseLost
+            return self._storage.publish(staged, receipts, progress.moved)
+
+        return sync_pool.run(publish)
 
     def _clean(self, staged: StagedObject) -> None:
         """Remove what publishing may have left staged; the sweeper repeats it if this fails."""
