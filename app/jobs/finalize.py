@@ -93,6 +93,7 @@ class Finalizer:
             if isinstance(error, LeaseLost):
                 return "overtaken"
             if isinstance(error, (TryAgain, StorageFull)):
+                log.warning("finalize.trouble", error=error.code, cause=str(error.__cause__))
                 self._postpone(upload, lease, error.message)
             else:
                 log.error("finalize.bug", exc_info=error)
@@ -186,7 +187,7 @@ class Finalizer:
             sync_pool.run(lambda: self._storage.discard(staged))
             self._ledger.sweeping.forget_staging(staged.upload_id)
         except TryAgain as error:
-            log.warning("finalize.left_to_sweeper", error=error.code)
+            log.warning("finalize.left_to_sweeper", error=error.code, cause=str(error.__cause__))
 
     def _payload(self, upload: UploadRecord, final_key: str) -> str:
         """Return the body of the upload's own webhook (wire contract: ``upload.complete``)."""
@@ -204,7 +205,7 @@ class Finalizer:
         )
 
     def _reopen(self, upload: UploadRecord, lease: Lease, error: PartsLost) -> None:
-        log.error("finalize.parts_lost", parts=error.indexes)
+        log.error("finalize.parts_lost", parts=error.indexes, cause=str(error.__cause__))
         self._ledger.finalizing.reopen(
             upload, lease, error.indexes, error.message, self._kept_until_ms()
         )

@@ -130,6 +130,6 @@ class Runner:
         try:
             work()
         except LonghaulError as error:
-            log.warning("job.postponed", job=job, error=error.code)
+            log.warning("job.postponed", job=job, error=error.code, cause=str(error.__cause__))
         except Exception:
             log.exception("job.bug", job=job)

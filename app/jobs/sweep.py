@@ -129,7 +129,12 @@ class Sweeper:
         try:
             self._uploads.remove_bytes(upload)
         except TryAgain as error:
-            log.warning("sweep.postponed", upload_id=upload.id, error=error.code)
+            log.warning(
+                "sweep.postponed",
+                upload_id=upload.id,
+                error=error.code,
+                cause=str(error.__cause__),
+            )
             return False
         return True
 

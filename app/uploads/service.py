@@ -151,7 +151,12 @@ class UploadService:
             self._ledger.leases.ask(upload_id, None, Contention.ORDERED)
             self.remove_bytes(upload)
         except TryAgain as error:
-            log.warning("cancel.left_to_sweeper", upload_id=upload_id, error=error.code)
+            log.warning(
+                "cancel.left_to_sweeper",
+                upload_id=upload_id,
+                error=error.code,
+                cause=str(error.__cause__),
+            )
         return upload_view(upload, None)
 
     def remove_bytes(self, upload: UploadRecord) -> None:

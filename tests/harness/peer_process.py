@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from sqlalchemy import create_engine
 
@@ -30,26 +30,26 @@ _LOOK_SECONDS = 0.005
 
 
 class Conversation:
-    """Lines of JSON on the standard streams, which nothing else (a log) may use."""
+    """Lines of JSON with the test."""
 
-    def __init__(self, stops: list[str]) -> None:
+    def __init__(self, orders: TextIO, answers: TextIO, stops: list[str]) -> None:
+        self._orders = orders
+        self._answers = answers
         self._stops = stops
-        self._answers = os.fdopen(os.dup(1), "w", buffering=1)
-        sys.stdout = sys.stderr
 
     def tell(self, **message: object) -> None:
         self._answers.write(json.dumps(message) + "\n")
 
     def listen(self) -> Iterator[dict[str, Any]]:
         """Yield what the test says until it hangs up."""
-        for line in iter(sys.stdin.readline, ""):
+        for line in iter(self._orders.readline, ""):
             yield json.loads(line)
 
     def stop_before(self, step: str) -> None:
         """Wait here for a word, if the test wants that."""
         if step in self._stops:
             self.tell(stopped_before=step)
-            sys.stdin.readline()
+            self._orders.readline()
 
 
 class SteppingStorage(LocalStorage):
@@ -183,6 +183,10 @@ class Deeds:
         )
         return claimed[0].id if claimed else None
 
+    def root_id(self) -> str:
+        """Return whose disk this process's storage is on."""
+        return self._rig.storage.root_id
+
     def release_all(self) -> None:
         """Let go of everything that is held."""
         for lease in list(self._rig.ledger.leases._held.values()):
@@ -207,19 +211,36 @@ class Deeds:
         return [delivery.id for delivery, _ in due]
 
 
-def main() -> None:
-    told = json.loads(sys.argv[1])
-    conversation = Conversation(told["stops"])
-    deeds = Deeds(told, conversation)
-    conversation.tell(ready=True)
-    for order in conversation.listen():
-        try:
-            done = outcome(getattr(deeds, order["deed"]), *order["arguments"])
-        except Exception:  # noqa: BLE001 - the test shows it
-            conversation.tell(bug=traceback.format_exc())
+def be_peer(told: dict[str, Any]) -> None:
+    """Do what the test says until it hangs up or kills this process."""
+    with open(told["orders"]) as orders, open(told["answers"], "w", buffering=1) as answers:
+        conversation = Conversation(orders, answers, told["stops"])
+        deeds = Deeds(told, conversation)
+        for order in conversation.listen():
+            try:
+                done = outcome(getattr(deeds, order["deed"]), *order["arguments"])
+            except Exception:  # noqa: BLE001 - the test shows it
+                conversation.tell(bug=traceback.format_exc())
+            else:
+                conversation.tell(outcome=done)
+
+
+def be_nursery() -> None:
+    """Fork peers and wait for what becomes of them."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    sys.stdout = sys.stderr  # a log's lines must not look like answers
+    for line in iter(sys.stdin.readline, ""):
+        request = json.loads(line)
+        if "wait" in request:
+            os.waitid(os.P_PID, request["wait"], request["options"])
+            answers.write("null\n")
+        elif pid := os.fork():
+            answers.write(f"{pid}\n")
         else:
-            conversation.tell(outcome=done)
+            os.close(answers.fileno())
+            be_peer(request["fork"])
+            os._exit(0)
 
 
 if __name__ == "__main__":
-    main()
+    be_nursery()

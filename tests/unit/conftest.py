@@ -22,7 +22,7 @@ from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage
 from tests.harness.clock import FakeClock
 from tests.harness.databases import Database
-from tests.harness.peer import Peer
+from tests.harness.peer import Nursery, Peer
 from tests.harness.postgres import Postgres, find_programs
 from tests.harness.rig import Rig
 
@@ -151,13 +151,21 @@ def rig(ledger: Ledger, clock: FakeClock) -> Rig:
 StartPeer = Callable[..., Peer]
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """What peers are forked from."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
 @pytest.fixture
-def start_peer() -> Iterator[StartPeer]:
+def start_peer(nursery: Nursery) -> Iterator[StartPeer]:
     """Start processes at a database, beside this one; see ``Peer`` for what is told them."""
     peers: list[Peer] = []
 
     def start(*told: object, **more: object) -> Peer:
-        peers.append(Peer(*told, **more))  # type: ignore[arg-type]
+        peers.append(Peer(nursery, *told, **more))  # type: ignore[arg-type]
         return peers[-1]
 
     yield start
