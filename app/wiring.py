@@ -58,6 +58,7 @@ class Wiring:
             self.ledger.instance_id(),
             file_mode=self.settings.file_mode,
             parts_synced=self.settings.strict_durability,
+            memory_directory=self.settings.temp_storage_path,
         )
 
     @cached_property

@@ -12,6 +12,7 @@ import structlog
 from app.errors import LonghaulError
 from app.ingest.connections import Connections
 from app.protocols.context import EXTENSION
+from app.protocols.refusals import answer_in_json
 from app.wiring import Wiring
 
 log = structlog.get_logger(__name__)
@@ -21,12 +22,13 @@ RETRY_SECONDS = 2.0
 
 
 def start_worker(worker: Any) -> None:
-    """Begin this worker's jobs and chain the drain flag onto SIGTERM.
+    """Begin this worker's jobs, watch its connections, chain the drain flag onto SIGTERM.
 
     ``worker`` is gunicorn's. It has no hook for SIGTERM, and is killed at the
     end of the graceful timeout without a word.
     """
     wiring: Wiring = worker.wsgi.extensions[EXTENSION]
+    answer_in_json(worker, any_origin="*" in wiring.settings.cors_origins)
     connections = Connections()
     connections.watch(worker)
     stop_gunicorn = signal.getsignal(signal.SIGTERM)

@@ -20,6 +20,7 @@ from app.domain.parts import Geometry
 from app.domain.states import State
 from app.domain.tokens import part_tokens
 from app.errors import InvalidField, MalformedRequest, UploadNotFound
+from app.ingest.threads import sync_pool
 from app.protocols.auth import api_key_principal, part_claims
 from app.protocols.context import body, context, small_body
 from app.uploads.service import Wish
@@ -75,7 +76,8 @@ def put_part(upload_id: str, part: str) -> ResponseReturnValue:
         stored = context().uploads.put_part(upload_id, claims.part_number, body(), expected)
     except IndexError as error:  # signed by us, so the upload was made with other settings
         raise UploadNotFound from error
-    metrics.received_bytes_total.labels(PROTOCOL).inc(claims.expected_size_bytes)
+    if not stored.again:
+        metrics.received_bytes_total.labels(PROTOCOL).inc(claims.expected_size_bytes)
     return jsonify(
         upload_id=stored.upload_id,
         part_number=stored.index,
@@ -199,7 +201,9 @@ def _is_nested_deeper(value: object, levels: int) -> bool:
 
 def _tokens(upload_id: str, geometry: Geometry, indexes: Any, expires_at_ms: int) -> list[str]:
     secret = context().settings.jwt_secret.get_secret_value()
-    return list(part_tokens(upload_id, geometry, indexes, expires_at_ms // 1000, secret))
+    signing = part_tokens(upload_id, geometry, indexes, expires_at_ms // 1000, secret)
+    # 100,000 signatures take seconds: in a thread, other requests go on meanwhile.
+    return sync_pool.run(lambda: list(signing))
 
 
 def _outcome_json(upload: UploadView) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from app.storage.local_files import (
     translated,
 )
 from app.storage.local_publish import Publication
-from app.storage.marker import read_marker, settle_marker
+from app.storage.marker import RootMemory, read_marker, settle_marker
 
 _NO_MARKER = "The storage root's marker file is missing: is its disk mounted?"
 
@@ -52,6 +52,7 @@ class LocalStorage(Storage):
     folders get the same with search permission for whoever may read (0640 →
     0750). ``parts_synced`` says that every part is committed durably; without
     it a sync that fails when publishing has lost bytes, and is PartsLost.
+    ``memory_directory``, on another disk, is where the root's id is remembered.
     Raises StorageUnavailable or StorageFull if the root cannot be used.
     """
 
@@ -70,6 +71,7 @@ class LocalStorage(Storage):
         *,
         file_mode: int = 0o640,
         parts_synced: bool = True,
+        memory_directory: str | None = None,
     ) -> None:
         self._shown_root = os.fspath(root)
         self._path = os.path.abspath(self._shown_root)  # servers change their directory
@@ -77,7 +79,10 @@ class LocalStorage(Storage):
         self._file_mode = file_mode
         self._parts_synced = parts_synced
         self._folder_mode = 0o700 | file_mode | (file_mode & 0o444) >> 2
+        memory = None if memory_directory is None else RootMemory(memory_directory, self._path)
         with translated(self._path):
+            if memory is not None:
+                memory.refuse_stranger(self._marker())
             files.make_root(self._path, self._folder_mode)
             with files.closing(self._open_root()) as root_fd:
                 self.root_id = settle_marker(
@@ -85,6 +90,8 @@ class LocalStorage(Storage):
                 )
                 folder = keys.staging_folder(instance_id)
                 files.close(files.make_folder(root_fd, folder, self._folder_mode))
+            if memory is not None:
+                memory.remember(self.root_id)
 
     def create(self, staged: StagedObject) -> str:
         """See Storage; StorageFull also where the file system has no files of that length."""
@@ -195,6 +202,13 @@ class LocalStorage(Storage):
     def location(self, final_key: str) -> str:
         """See Storage."""
         return f"{self._shown_root.rstrip('/')}/{final_key}"
+
+    def _marker(self) -> str | None:
+        try:
+            with files.closing(self._open_root()) as root_fd:
+                return read_marker(root_fd)
+        except FileNotFoundError:
+            return None
 
     def _open_root(self) -> int:
         return os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -8,6 +8,8 @@ the descriptor that is used for everything else, and compares.
 from __future__ import annotations
 
 import os
+from hashlib import sha256
+from pathlib import Path
 
 from app.domain.names import STAGING_DIRECTORY
 from app.errors import StorageUnavailable
@@ -42,6 +44,31 @@ def settle_marker(root: int, *, file_mode: int, folder_mode: int) -> str:
     if root_id is None:
         raise StorageUnavailable("The storage root's marker vanished while it was written")
     return root_id
+
+
+class RootMemory:
+    """Which id a root had when this node last used it; kept outside the root, per path.
+
+    Without it a mount point whose disk is missing would look like a new, empty
+    root, and be given an id and files of its own.
+    """
+
+    def __init__(self, directory: str, root_path: str) -> None:
+        self._directory = Path(directory)
+        self._file = self._directory / f"root-{sha256(root_path.encode()).hexdigest()[:16]}"
+
+    def refuse_stranger(self, found: str | None) -> None:
+        """Raise StorageUnavailable if a root that had an id shows none."""
+        if found is None and self._file.exists():
+            raise StorageUnavailable(
+                "The storage root's marker file is missing: is its disk mounted? To begin with "
+                f"an empty root, remove {self._file.name} in TEMP_STORAGE_PATH"
+            )
+
+    def remember(self, root_id: str) -> None:
+        """Note a root's id."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file.write_text(root_id)
 
 
 def _read(staging: int) -> str | None:

@@ -9,6 +9,7 @@ import structlog
 
 from app.domain.clock import Clock
 from app.domain.parts import Span
+from app.domain.states import GONE, State
 from app.errors import (
     BodyStalled,
     DigestMismatch,
@@ -22,6 +23,7 @@ from app.errors import (
     StorageUnavailable,
     UploadLocked,
     UploadNotFound,
+    UploadNotOpen,
 )
 from app.ingest.body import Body
 from app.ingest.drain import Drain
@@ -90,13 +92,22 @@ class PartReceiver:
         try:
             return self._store(claim.upload, index, claim.lease, body, digest)
         except PartsLost as error:
-            log.error("staging.vanished", upload_id=upload_id)
-            self._ledger.parts.forget_all(claim.upload)
-            raise StorageUnavailable(
-                "This upload's stored parts have vanished; ask for its status and send them again"
-            ) from error
+            raise self._vanished(claim.upload, error) from error
         finally:
             self._ledger.leases.release(claim.lease)
+
+    def _vanished(self, upload: UploadRecord, error: PartsLost) -> LonghaulError:
+        """Let an upload whose staged object has vanished start anew, unless it was cancelled."""
+        self._ledger.parts.forget_all(upload)
+        current = self._ledger.uploads.get(upload.id)
+        if current is None or current.state in GONE:
+            return UploadNotFound()
+        if current.state is not State.OPEN:
+            return UploadNotOpen(current.state, "take parts")
+        log.error("staging.vanished", upload_id=upload.id, cause=str(error.__cause__))
+        return StorageUnavailable(
+            "This upload's stored parts have vanished; ask for its status and send them again"
+        )
 
     def _claim(self, upload_id: str, index: int, body: Body) -> PartClaim:
         """Claim the part or find it received, waiting a little for another writer's outcome."""
@@ -158,8 +169,9 @@ class PartReceiver:
             raise DigestMismatch
         if receipt.sha256 != sha256.hexdigest():
             raise PartConflict
+        part_count = upload.geometry.part_count
         return PartStored(
-            upload.id, receipt.part, receipt.sha256, upload.received, upload.geometry.part_count
+            upload.id, receipt.part, receipt.sha256, upload.received, part_count, again=True
         )
 
     def _receive(

@@ -67,13 +67,14 @@ class UploadView:
 
 @dataclass(frozen=True, slots=True)
 class PartStored:
-    """The receipt of a part, and how far its upload is."""
+    """The receipt of a part, and how far its upload is; ``again``: it was stored before."""
 
     upload_id: str
     index: int
     sha256: str
     received: int
     part_count: int
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,8 @@ class Server:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         return kept | {"PYTHONPATH": str(ROOT)} | self.settings
 
-    def start(self) -> Self:
-        """Start the server and wait until it is ready."""
+    def start(self, *, ready: bool = True) -> Self:
+        """Start the server and wait until it is ready, or (``ready=False``) says it is not."""
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -86,7 +86,7 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        self._wait_until_ready()
+        self._wait_until_answering(200 if ready else 503)
         return self
 
     def stop(self) -> int:
@@ -156,13 +156,13 @@ class Server:
         assert self._process is not None, "the server does not run"
         return self._process
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_answering(self, status: int) -> None:
         give_up_at = time.monotonic() + START_SECONDS
         while time.monotonic() < give_up_at:
             if self._running().poll() is not None:
                 break
             try:
-                if requests.get(f"{self.url}/ready", timeout=5).status_code == 200:
+                if requests.get(f"{self.url}/ready", timeout=5).status_code == status:
                     return
             except requests.ConnectionError:
                 time.sleep(0.02)  # not listening yet; the loop ends by its deadline

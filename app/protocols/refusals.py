@@ -1,0 +1,64 @@
+"""Requests that gunicorn refuses before the application sees them, answered in our words.
+
+A broken head, framing or chunk never reaches Flask; gunicorn would answer in
+HTML and without CORS headers, so that a page's script saw no status at all.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from app import logs
+
+#: gunicorn's error page: status and reason in its first line, the details in its body.
+_PAGE = re.compile(rb"HTTP/1\.1 (\d{3}) ([^\r]*)\r\n.*</h1>(.*)</body>", re.DOTALL)
+
+
+def answer_in_json(worker: Any, *, any_origin: bool) -> None:
+    """Have gunicorn's ``worker`` write its refusals as JSON; ``any_origin``: for all pages."""
+    handle_error: Callable[..., None] = worker.handle_error
+
+    def handled(request: Any, client: Any, address: Any, error: BaseException) -> None:
+        handle_error(request, _Translating(client, any_origin), address, error)
+
+    worker.handle_error = handled
+
+
+class _Translating:
+    """A socket that sends gunicorn's error page as one of our JSON errors."""
+
+    def __init__(self, client: Any, any_origin: bool) -> None:
+        self._client = client
+        self._any_origin = any_origin
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def sendall(self, data: bytes) -> None:
+        """Send ``data``, translated if it is an error page."""
+        page = _PAGE.match(data)
+        self._client.sendall(data if page is None else self._translated(page))
+
+    def _translated(self, page: re.Match[bytes]) -> bytes:
+        status, reason = int(page[1]), page[2].decode("latin-1")
+        details = html.unescape(page[3].decode("latin-1")).strip()
+        document = {
+            "error": f"{reason}: {details}" if details else reason,
+            "code": reason.lower().replace(" ", "_"),
+            "status": status,
+        }
+        body = json.dumps(document).encode()
+        head = [
+            f"HTTP/1.1 {status} {reason}",
+            "Connection: close",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            f"X-Request-ID: {logs.request_id(None)}",
+        ]
+        if self._any_origin:
+            head.append("Access-Control-Allow-Origin: *")
+        return "\r\n".join([*head, "", ""]).encode("latin-1") + body

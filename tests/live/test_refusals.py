@@ -1,0 +1,58 @@
+"""What never reaches the application is answered in its words, and lost disks are noticed."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartServer
+from tests.harness.native import MIB, Native, read_response
+from tests.harness.server import Server
+
+pytestmark = pytest.mark.live
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"BROKEN\r\n\r\n", 400),
+        (b"PUT /x HTTP/1.1\r\nHost: a\r\nContent-Length: one\r\n\r\n", 400),
+        (b"PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: br\r\n\r\n", 501),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+    ],
+)
+def test_a_request_that_cannot_be_read_gets_an_error_in_json(
+    server: Server, head: bytes, status: int
+) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.sendall(head)
+        answered, headers, body = read_response(sock)
+    document = json.loads(body)
+    assert (answered, document["status"]) == (status, status)
+    assert document["error"]
+    assert document["code"]
+    assert headers["access-control-allow-origin"] == "*"
+    assert headers["x-request-id"]
+
+
+def test_a_root_whose_disk_is_missing_is_not_taken_for_a_new_one(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    server = start_server()
+    native = Native(server)
+    upload = native.init(size=MIB)
+    server.stop()
+    server.uploads.rename(tmp_path / "unmounted")
+    server.uploads.mkdir()
+    server.start(ready=False)
+    refused = native.init_raw({"filename": "a", "total_size": 1})
+    assert refused.status_code == 503
+    assert "is its disk mounted?" in refused.json()["error"]
+    assert list(server.uploads.iterdir()) == []
+    server.uploads.rmdir()
+    (tmp_path / "unmounted").rename(server.uploads)
+    assert native.put(upload, 0, b"x" * MIB)["uploaded_parts"] == 1
