@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, Table, create_engine, select, update
+from sqlalchemy import Engine, Table, create_engine, event, select, text, update
 
 from app.ledger.database import Ledger, open_ledger
 from app.ledger.models import leases
@@ -27,7 +27,7 @@ class Database:
     url: str
     run_directory: Path
     _engines: list[Engine] = field(default_factory=list)
-    _ledgers: list[Ledger] = field(default_factory=list)
+    _ledgers: list[tuple[Ledger, Engine]] = field(default_factory=list)
 
     @property
     def is_sqlite(self) -> bool:
@@ -43,13 +43,14 @@ class Database:
         self, *, strict: bool = False, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS
     ) -> Ledger:
         """Open the ledger as another process would: with a life and leases of its own."""
+        engine = self.engine()
         ledger = open_ledger(
-            self.engine(),
+            engine,
             self.run_directory,
             strict=strict,
             busy_timeout_seconds=busy_timeout_seconds,
         )
-        self._ledgers.append(ledger)
+        self._ledgers.append((ledger, engine))
         return ledger
 
     @cached_property
@@ -67,13 +68,33 @@ class Database:
         with self.by_hand.begin() as connection:
             connection.execute(update(table).values(**values))
 
+    def before(self, ledger: Ledger, statement: str, deed: Callable[[], object]) -> None:
+        """Do something once, when ``ledger`` is about to run a statement that begins so.
+
+        For what only happens between two statements of a transaction.
+        """
+        (engine,) = (engine for opened, engine in self._ledgers if opened is ledger)
+
+        still_to_do = [deed]
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def meddle(_connection: object, _cursor: object, begun: str, *_: object) -> None:
+            if begun.startswith(statement) and still_to_do:
+                still_to_do.pop()()
+
+    def has_waiting_locks(self) -> bool:
+        """Tell whether a transaction waits for another one (PostgreSQL)."""
+        waiting = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+        with self.by_hand.connect() as connection:
+            return bool(connection.execute(waiting).scalar_one())
+
     def age_leases(self, seconds: float) -> None:
         """Let all leases be older than they are: the clocks they go by cannot be moved."""
         self.change(leases, until_ms=leases.c.until_ms - int(seconds * 1000))
 
     def close(self) -> None:
         """Let go of everything that is open in this process."""
-        for ledger in self._ledgers:
+        for ledger, _ in self._ledgers:
             forget_leases(ledger)
         for engine in self._engines:
             engine.dispose()

@@ -1,0 +1,76 @@
+"""What must be reached, checked against the rows of a run. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bench.control import ControlRow
+from bench.loads import Durability, make_load
+from bench.peers.native import NativeParts
+from bench.peers.nginx import Nginx
+from bench.peers.pump import UnhashedPump
+from bench.report import Verdict, ratio_to
+from bench.stats import Row, find_row, hashing_bound
+
+#: Share of the hashing bound that native parts reach.
+HASHING_SHARE = 0.85
+#: Seconds in which an upload of 1 TiB is created, or its status told.
+CONTROL_SECONDS = 1.0
+
+_BODY_MIB, _CONNECTIONS = 50, 4
+
+
+def verdicts(
+    rows: Sequence[Row],
+    hash_rates: Sequence[float],
+    cores: int,
+    control: Sequence[ControlRow],
+    scale: float,
+) -> list[Verdict]:
+    """Return a verdict on every goal.
+
+    ``hash_rates`` are bytes/s of all cores together, one a round; the best of
+    them is what the machine can hash.
+    """
+    found = list(_unhashed_verdicts(rows, scale))
+    found += _hashing_verdicts(rows, max(hash_rates), cores, scale)
+    found += (
+        Verdict(
+            f"{row.call}: under {CONTROL_SECONDS:.0f} s",
+            f"{row.seconds.text(2)} s",
+            row.seconds.median < CONTROL_SECONDS,
+        )
+        for row in control
+    )
+    return found
+
+
+def _unhashed_verdicts(rows: Sequence[Row], scale: float) -> Iterator[Verdict]:
+    load = make_load(_BODY_MIB, _CONNECTIONS, scale)
+    for durability in (Durability.RELAXED, Durability.STRICT):
+        baseline = "nginx" if durability is Durability.RELAXED else "nginx + 1 fdatasync a file"
+        goal = f"{load.label} {durability}, unhashed: at least {baseline}"
+        row = find_row(rows, UnhashedPump.name, durability, load)
+        ratio = None if row is None else ratio_to(Nginx.name, row, rows)
+        if ratio is None:
+            yield Verdict(goal, "-", None)
+        else:
+            yield Verdict(goal, f"{ratio:.2f} x", ratio >= 1)
+
+
+def _hashing_verdicts(
+    rows: Sequence[Row], hash_rate: float, cores: int, scale: float
+) -> Iterator[Verdict]:
+    load = make_load(_BODY_MIB, _CONNECTIONS, scale)
+    for durability in (Durability.RELAXED, Durability.STRICT):
+        goal = f"{load.label} {durability}, native: {HASHING_SHARE:.0%} of the hashing bound"
+        native = find_row(rows, NativeParts.name, durability, load)
+        unhashed = find_row(rows, UnhashedPump.name, durability, load)
+        if native is None or unhashed is None:
+            yield Verdict(goal, "-", None)
+            continue
+        bound = hashing_bound(hash_rate, cores, unhashed)
+        speed = native.mb_per_second
+        share, best = speed.median / bound, speed.greatest / bound
+        measured = f"{speed.text()} of {bound:.0f} MB/s, {share:.0%} (best round {best:.0%})"
+        yield Verdict(goal, measured, share >= HASHING_SHARE)

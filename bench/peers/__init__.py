@@ -1,0 +1,24 @@
+"""The receivers, in the order of the tables. A new one is a module here and a line below."""
+
+from __future__ import annotations
+
+from bench.loads import Durability
+from bench.peers.base import Peer
+from bench.peers.native import NativeParts
+from bench.peers.nginx import Nginx, NginxSmallBuffer
+from bench.peers.plain_flask import PlainFlask
+from bench.peers.pump import UnhashedPump
+from bench.peers.sink import Sink
+
+ALL: tuple[Peer, ...] = (
+    Sink(Durability.NONE),
+    Nginx(Durability.RELAXED),
+    NginxSmallBuffer(Durability.RELAXED),
+    PlainFlask(Durability.RELAXED),
+    UnhashedPump(Durability.RELAXED),
+    NativeParts(Durability.RELAXED),
+    Nginx(Durability.STRICT),
+    PlainFlask(Durability.STRICT),
+    UnhashedPump(Durability.STRICT),
+    NativeParts(Durability.STRICT),
+)

@@ -1,0 +1,100 @@
+"""nginx's WebDAV PUT: the fastest ordinary receiver. It hashes nothing and never syncs.
+
+Strict durability is nginx plus one ``fdatasync`` a file, done by the client's
+connection as soon as the answer is there.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.client import Transfer, put_head
+from bench.loads import Durability, Load
+from bench.peers.base import WORKERS, Peer, Served, check_files
+from bench.procs import free_port, running
+from bench.source import Source
+
+_CONFIG = """\
+{user}
+worker_processes {workers};
+daemon off;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log warn;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    client_max_body_size 0;
+    client_body_buffer_size {buffer};
+    client_body_temp_path {directory}/client_body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    keepalive_requests 1000000;
+    server {{
+        listen 127.0.0.1:{port};
+        root {directory}/files;
+        location / {{
+            dav_methods PUT;
+            create_full_put_path on;
+        }}
+    }}
+}}
+"""
+
+
+class Nginx(Peer):
+    """nginx with a body buffer of 1 MiB, the size that all other receivers write in."""
+
+    name = "nginx"
+    buffer = "1m"
+
+    def missing(self) -> str | None:
+        return None if _nginx() else "nginx is not installed"
+
+    @contextmanager
+    def serve(self, directory: Path, load: Load, source: Source) -> Iterator[Served]:
+        port = free_port()
+        config = directory / "nginx.conf"
+        config.write_text(
+            _CONFIG.format(
+                # As root, nginx's workers would become another user, who may not write here.
+                user=f"user {pwd.getpwuid(0).pw_name};" if os.geteuid() == 0 else "",
+                workers=WORKERS,
+                directory=directory,
+                buffer=self.buffer,
+                port=port,
+            )
+        )
+        files = [directory / "files" / "put" / str(index) for index in range(load.total_count)]
+        transfers = [
+            Transfer(
+                put_head(f"/put/{path.name}", load.body_bytes),
+                source.offset(index),
+                load.body_bytes,
+                status=201,
+                sync_path=str(path) if self.durability is Durability.STRICT else None,
+            )
+            for index, path in enumerate(files)
+        ]
+        command = [_nginx() or "nginx", "-p", str(directory), "-c", str(config)]
+        with running(command, port=port, log=directory / "log") as pid:
+            yield Served(pid, port, transfers, lambda all_: check_files(files, source, all_))
+
+
+class NginxSmallBuffer(Nginx):
+    """nginx as it comes, with its default body buffer: half as fast with large bodies."""
+
+    name = "nginx, 16k buffer"
+    on_request = True
+    buffer = "16k"
+
+
+def _nginx() -> str | None:
+    # Debian keeps it in sbin, which an ordinary user's PATH does not name.
+    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
