@@ -24,6 +24,7 @@ def create_app(settings: Settings | None = None, storage: Storage | None = None)
     from flask import Flask
 
     from app import cli, logs
+    from app.ledger import migrate
     from app.ledger.models import db
     from app.protocols import cors, native, requests, system
     from app.protocols.context import EXTENSION
@@ -37,6 +38,7 @@ def create_app(settings: Settings | None = None, storage: Storage | None = None)
     app.json.sort_keys = False  # type: ignore[attr-defined]  # DefaultJSONProvider
     app.config["SQLALCHEMY_DATABASE_URI"] = settings.database_uri
     db.init_app(app)
+    migrate.install(app)
     with app.app_context():
         wiring = Wiring(settings, db.engine, storage)
     app.extensions[EXTENSION] = wiring

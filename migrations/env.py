@@ -1,11 +1,11 @@
-"""Alembic's entry: applies migrations on the engine that the caller hands over."""
+"""Alembic's entry, for `flask ledger migrate` and for developers' `flask db …`."""
 
 from __future__ import annotations
 
 from alembic import context
 from sqlalchemy import Engine
 
-from app.ledger.models import Base
+from app.ledger.models import Base, db
 
 
 def run_migrations_online(engine: Engine) -> None:
@@ -23,4 +23,6 @@ def run_migrations_online(engine: Engine) -> None:
             connection.commit()
 
 
-run_migrations_online(context.config.attributes["engine"])
+# The server hands an engine over; Flask-Migrate's commands have the application's.
+given = context.config.attributes.get("engine")
+run_migrations_online(given if given is not None else db.engine)

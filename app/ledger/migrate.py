@@ -13,9 +13,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from flask import Flask
+from flask_migrate import Migrate
 from sqlalchemy import Connection, Engine, exc, text
 
 from app.errors import LedgerBusy, LonghaulError
+from app.ledger.models import db
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +46,11 @@ class LedgerTooNew(LedgerOutdated):
 
     def __init__(self) -> None:
         super().__init__("The database belongs to a newer version of Longhaul; install that one")
+
+
+def install(app: Flask) -> None:
+    """Put Flask-Migrate's ``flask db …`` on an application: developers make revisions with it."""
+    Migrate(app, db, directory=str(DIRECTORY))
 
 
 def migrate(engine: Engine) -> None:
