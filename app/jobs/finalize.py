@@ -205,10 +205,10 @@ class Finalizer:
         )
 
     def _reopen(self, upload: UploadRecord, lease: Lease, error: PartsLost) -> None:
-        log.error("finalize.parts_lost", parts=error.indexes, cause=str(error.__cause__))
         self._ledger.finalizing.reopen(
             upload, lease, error.indexes, error.message, self._kept_until_ms()
         )
+        log.error("finalize.parts_lost", parts=error.indexes, cause=str(error.__cause__))
 
     def _fail(self, upload: UploadRecord, lease: Lease, error: StorageFault) -> None:
         self._ledger.finalizing.fail(
