@@ -208,7 +208,8 @@ def main() -> int:
 
 def text_of(run: Run, options: argparse.Namespace, facts: dict[str, Any]) -> str:
     """Return everything that is printed, in Markdown."""
-    rows = rows_of(run.samples)
+    names = [peer.name for peer in peers.ALL]
+    rows = sorted(rows_of(run.samples), key=lambda row: names.index(row.peer))
     found = verdicts(rows, run.hash_rates, cores(), run.control, options.scale)
     parts = [
         f"Medians of {options.rounds} interleaved rounds. MB are 10^6 bytes.",

@@ -57,7 +57,7 @@ def markdown_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> st
 
 
 def throughput_table(rows: Sequence[Row]) -> str:
-    """Return the table of all cells, grouped by load, then by durability."""
+    """Return the table of all cells, by load, then durability, then receiver as in ``rows``."""
     order = list(Durability)
     peers = list(dict.fromkeys(row.peer for row in rows))
     ordered = sorted(
