@@ -8,7 +8,14 @@ from dataclasses import asdict
 from sqlalchemy import Connection, bindparam, select, update
 
 from app.domain.states import State, check
-from app.errors import LeaseLost, PartsMissing, StorageFull, UploadNotFound, UploadNotOpen
+from app.errors import (
+    LeaseLost,
+    PartsMissing,
+    StorageFull,
+    UploadLocked,
+    UploadNotFound,
+    UploadNotOpen,
+)
 from app.ledger.leases import CREATE, Lease, Leases
 from app.ledger.models import instance, uploads
 from app.ledger.outbox import EventKind, append_event, append_event_once
@@ -85,11 +92,23 @@ class UploadLedger:
         return [UploadRecord.from_row(row) for row in rows]
 
     def claim_create(self, upload_id: str, monotonic: Callable[[], float]) -> Lease | None:
-        """Claim the making of an upload's staged object; None if somebody else is at it."""
+        """Claim the making of an open upload's staged object.
+
+        None if somebody else is at it, or if there is nothing to be made:
+        making it again might undo a publication that is under way.
+        """
         claimed_at = monotonic()
-        generation = self._transactions.write(
-            lambda connection: self._leases.claim(connection, upload_id, CREATE), durable=False
-        )
+
+        def work(connection: Connection) -> int | None:
+            generation = self._leases.claim(connection, upload_id, CREATE)
+            upload = find(connection, upload_id)
+            if upload and upload.state is State.OPEN and upload.staging_key is None:
+                return generation
+            if generation is not None:
+                self._leases.give_back(connection, generation)
+            return None
+
+        generation = self._transactions.write(work, durable=False)
         if generation is None:
             return None
         return self._leases.hold(upload_id, CREATE, generation, claimed_at)
@@ -121,7 +140,8 @@ class UploadLedger:
     def queue_finalize(self, upload_id: str, now_ms: int) -> UploadRecord:
         """Move a full upload from open or failed to finalizing, due at once; idempotent after that.
 
-        Raises UploadNotFound, or PartsMissing with the counts.
+        Raises UploadNotFound, PartsMissing with the counts, or UploadLocked
+        while an upload without parts has no staged object yet.
         """
 
         def work(connection: Connection) -> UploadRecord:
@@ -137,11 +157,14 @@ class UploadLedger:
                 upload,
                 State.FINALIZING,
                 uploads.c.received == uploads.c.part_count,
+                uploads.c.staging_key.is_not(None),
                 error=None,
                 attempts=0,
                 progress_bytes=0,
                 due_at_ms=now_ms,
             )
+            if moved is None and upload.received == upload.part_count:
+                raise UploadLocked
             if moved is None:
                 raise PartsMissing(upload.received, upload.part_count or 0)
             if upload.state is State.FAILED:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from app.domain.clock import Clock
-from app.errors import UploadLocked, UploadNotFound, WrongRoot
+from app.domain.states import GONE, State
+from app.errors import LeaseLost, UploadLocked, UploadNotFound, UploadNotOpen, WrongRoot
 from app.ingest.threads import sync_pool
 from app.ledger.database import Ledger
 from app.ledger.leases import Lease
@@ -37,11 +38,17 @@ class Staging:
     def make(self, staged: StagedObject, lease: Lease) -> UploadRecord:
         """Create the object under a ``create`` lease and note its key.
 
-        Raises StorageFull or StorageUnavailable, and UploadNotFound where the
-        upload has gone meanwhile; then nothing is left behind.
+        Raises StorageFull, StorageUnavailable or LeaseLost, and UploadNotFound
+        where the upload has gone meanwhile; then nothing is left behind.
         """
+
+        def create() -> str:
+            if lease.lost:  # whoever took over may have published what was made
+                raise LeaseLost
+            return self._storage.create(staged)
+
         try:
-            key = sync_pool.run(lambda: self._storage.create(staged))
+            key = sync_pool.run(create)
             try:
                 return self._ledger.uploads.set_staged(lease, key)
             except UploadNotFound:
@@ -54,21 +61,28 @@ class Staging:
         """Return the staged object of an open upload, making it if nobody has.
 
         Raises WrongRoot where it lies on another node's disk, UploadLocked
-        where somebody else has been making it for too long.
+        where somebody else has been making it for too long, UploadNotFound or
+        UploadNotOpen where it is not wanted any more.
         """
         if upload.root_id != self._storage.root_id:
             raise WrongRoot
         give_up_at = self._clock.monotonic() + WAIT_SECONDS
-        current: UploadRecord | None = upload
-        while current is not None and current.staging_key is None:
+        current = upload
+        while current.staging_key is None:
             lease = self._ledger.uploads.claim_create(upload.id, self._clock.monotonic)
             if lease is not None:
-                current = self.make(staged_object(upload), lease)
-                break
+                return staged_object(self.make(staged_object(upload), lease))
             if self._clock.monotonic() >= give_up_at:
                 raise UploadLocked
             self._clock.sleep(_POLL_SECONDS)
-            current = self._ledger.uploads.get(upload.id)
-        if current is None:
-            raise UploadNotFound
+            current = self._unstaged(upload.id)
         return staged_object(current)
+
+    def _unstaged(self, upload_id: str) -> UploadRecord:
+        """Return an upload that was not staged a moment ago as it is now."""
+        upload = self._ledger.uploads.get(upload_id)
+        if upload is None or upload.state in GONE:
+            raise UploadNotFound
+        if upload.state is not State.OPEN and upload.staging_key is None:
+            raise UploadNotOpen(upload.state, "be staged")
+        return upload

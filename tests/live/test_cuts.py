@@ -36,8 +36,8 @@ IDLE_SECONDS = 1
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that gives up a body after IDLE_SECONDS without a byte."""
     server = Server(tmp_path_factory.mktemp("impatient"), BODY_IDLE_TIMEOUT_SECS=IDLE_SECONDS)
-    yield server.start()
-    server.close()
+    with contextlib.closing(server):  # also when it does not start
+        yield server.start()
 
 
 def answered(server: Server, upload: Upload, part: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import socket
@@ -210,9 +211,9 @@ def tls_server(
 ) -> Iterator[TlsServer]:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
     server = TlsServer(tmp_path, *certificate)
-    server.start()
-    yield server
-    server.close()
+    with contextlib.closing(server):  # also when it does not start
+        server.start()
+        yield server
 
 
 def test_tls_in_gunicorn_works_through_the_stream(

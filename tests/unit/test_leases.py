@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from app.errors import LeaseLost, UploadNotFound
 from app.ledger import leases as module
 from app.ledger.leases import LEASE_MS, Contention, Lease
-from app.ledger.models import leases, receipts
+from app.ledger.models import leases, receipts, uploads
 from app.ledger.records import ReceiptRecord, UploadRecord
 from tests.harness.clock import FakeClock
 from tests.harness.databases import Database, forget_leases
@@ -386,6 +386,7 @@ def test_a_frozen_holder_that_nobody_overtook_is_refused_all_the_same(
 def test_the_create_lease_of_the_dead_is_taken_over_at_once(
     rig: Rig, upload: UploadRecord, database: Database, start_peer: StartPeer
 ) -> None:
+    database.change(uploads, staging_key=None)
     peer = start_peer(database)
     assert peer.do("claim_create", upload.id)
     assert rig.ledger.uploads.claim_create(upload.id, rig.clock.monotonic) is None

@@ -14,6 +14,7 @@ from app.errors import (
     LonghaulError,
     PartsMissing,
     StorageFull,
+    UploadLocked,
     UploadNotFound,
     UploadNotOpen,
 )
@@ -21,6 +22,7 @@ from app.ledger.leases import CREATE, LEASE_MS, Lease
 from app.ledger.models import events, leases, receipts, uploads
 from app.ledger.records import NewUpload, ReceiptRecord, UploadRecord
 from app.ledger.uploads import transition
+from app.uploads.staging import staged_object
 from tests.harness.clock import FakeClock
 from tests.harness.databases import Database
 from tests.harness.peer import Peer
@@ -206,15 +208,69 @@ def test_a_creator_whose_upload_has_gone_notes_nothing(
 def test_an_object_made_for_an_upload_that_has_gone_is_removed(
     rig: Rig, database: Database
 ) -> None:
-    upload = rig.create()
-    rig.storage.discard(rig.staging.ensure(upload))
-    database.change(uploads, staging_key=None)
-    seen = rig.record(upload.id)
-    database.change(uploads, state=State.CANCELLED)
+    lease = create(rig)
+    staged = staged_object(rig.record("one"))
+    rig.ledger.uploads.cancel("one", rig.clock.now_ms())
     with pytest.raises(UploadNotFound):
-        rig.staging.ensure(seen)
+        rig.staging.make(staged, lease)
     assert rig.storage.stored_keys() == []  # type: ignore[attr-defined]
     assert database.rows(leases) == []
+
+
+def test_who_lost_the_lease_makes_nothing(rig: Rig) -> None:
+    lease = create(rig)
+    lease.renewed(rig.clock.monotonic() - 100)
+    with pytest.raises(LeaseLost):
+        rig.staging.make(staged_object(rig.record("one")), lease)
+    assert rig.storage.stored_keys() == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        (State.CANCELLED, UploadNotFound),
+        (State.EXPIRED, UploadNotFound),
+        (State.DELETED, UploadNotFound),
+        (State.COMPLETE, UploadNotOpen),
+    ],
+)
+def test_nothing_is_made_for_an_upload_that_has_ended(
+    rig: Rig, database: Database, state: State, error: type[Exception]
+) -> None:
+    rig.ledger.leases.release(create(rig))
+    seen = rig.record("one")
+    database.change(uploads, state=state)
+    assert rig.ledger.uploads.claim_create("one", rig.clock.monotonic) is None
+    with pytest.raises(error):
+        rig.staging.ensure(seen)
+    assert rig.storage.stored_keys() == []  # type: ignore[attr-defined]
+
+
+def test_who_comes_late_does_not_make_anew_what_another_has_made_and_published(rig: Rig) -> None:
+    """Its empty object would stand in the way of the finished one, or be taken for it."""
+    rig.ledger.leases.release(create(rig, length=0))
+    late = rig.record("one")
+    rig.staging.ensure(late)
+    queued = rig.ledger.uploads.queue_finalize("one", rig.clock.now_ms())
+    assert rig.ledger.uploads.claim_create("one", rig.clock.monotonic) is None
+    assert rig.staging.ensure(late).staging_key == queued.staging_key
+    assert rig.is_staged(queued)
+    claimed = rig.finalizer.claim()
+    assert claimed is not None
+    rig.storage.publish(staged_object(queued), {}, lambda *_: None)
+    rig.staging.ensure(late)
+    assert not rig.is_staged(queued)
+    rig.finalizer.finalize(*claimed)
+    assert rig.state(queued) is State.COMPLETE
+
+
+def test_an_empty_upload_without_its_object_cannot_be_completed_yet(
+    rig: Rig, database: Database
+) -> None:
+    create(rig, length=0)
+    with pytest.raises(UploadLocked):
+        rig.ledger.uploads.queue_finalize("one", rig.clock.now_ms())
+    assert rig.state(rig.record("one")) is State.OPEN
 
 
 @pytest.mark.parametrize("step", ["create", "recording the staging key"])
