@@ -36,9 +36,10 @@ def _size(text: str) -> int:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with parts of 1 MiB and two workers that well-behaved tests share."""
     shared = Server(tmp_path_factory.mktemp("server"))
-    shared.start()
-    yield shared
-    shared.close()
+    try:
+        yield shared.start()
+    finally:
+        shared.close()
 
 
 @pytest.fixture

@@ -24,6 +24,10 @@ RECEIVE_THREADS = 4 + 2 * (os.cpu_count() or 1)
 #: so that a slow disk does not keep other clients' bytes from being received.
 SYNC_THREADS = 16
 
+#: Threads that verify, publish and remove files, for minutes if need be: apart,
+#: so that no part waits for them. Jobs beyond this number wait for each other.
+JOB_THREADS = 8
+
 
 class NativePool:
     """A pool of native threads, made on first use so that it belongs to the forked worker."""
@@ -78,3 +82,4 @@ def _caught(work: Callable[[], T]) -> tuple[T | None, BaseException | None]:
 
 receive_pool = NativePool(RECEIVE_THREADS)
 sync_pool = NativePool(SYNC_THREADS)
+job_pool = NativePool(JOB_THREADS)

@@ -25,7 +25,7 @@ from app.errors import (
     StorageUnavailable,
     TryAgain,
 )
-from app.ingest.threads import sync_pool
+from app.ingest.threads import job_pool
 from app.jobs.progress import ProgressRecorder
 from app.ledger.database import Ledger
 from app.ledger.leases import Lease
@@ -156,7 +156,7 @@ class Finalizer:
 
         try:
             with source:
-                while moved := sync_pool.run(hash_some):
+                while moved := job_pool.run(hash_some):
                     hashed_bytes += moved
                     progress.moved(hashed_bytes, length)
                     if lease.lost:
@@ -179,12 +179,12 @@ class Finalizer:
                 raise LeaseLost
             return self._storage.publish(staged, receipts, progress.moved)
 
-        return sync_pool.run(publish)
+        return job_pool.run(publish)
 
     def _clean(self, staged: StagedObject) -> None:
         """Remove what publishing may have left staged; the sweeper repeats it if this fails."""
         try:
-            sync_pool.run(lambda: self._storage.discard(staged))
+            job_pool.run(lambda: self._storage.discard(staged))
             self._ledger.sweeping.forget_staging(staged.upload_id)
         except TryAgain as error:
             log.warning("finalize.left_to_sweeper", error=error.code, cause=str(error.__cause__))

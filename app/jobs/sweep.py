@@ -15,7 +15,7 @@ import structlog
 from app import metrics
 from app.domain.clock import Clock
 from app.errors import TryAgain
-from app.ingest.threads import sync_pool
+from app.ingest.threads import job_pool
 from app.ledger.database import Ledger
 from app.ledger.leases import Lease
 from app.ledger.records import UploadRecord
@@ -104,7 +104,7 @@ class Sweeper:
                 staged = StagedObject(
                     orphan.upload_id, None, "", self._storage.root_id, orphan.staging_key
                 )
-                sync_pool.run(partial(self._storage.discard, staged))
+                job_pool.run(partial(self._storage.discard, staged))
             yield Swept("orphan", orphan.upload_id, "")
 
     def _each(

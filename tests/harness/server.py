@@ -164,7 +164,7 @@ class Server:
             try:
                 if requests.get(f"{self.url}/ready", timeout=5).status_code == status:
                     return
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 time.sleep(0.02)  # not listening yet; the loop ends by its deadline
         raise AssertionError("server did not start:\n" + "\n".join(self.log_lines()[-20:]))
 
