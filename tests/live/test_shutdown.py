@@ -127,7 +127,10 @@ def until_refused(server: Server) -> None:
     until(refused)
 
 
-def test_nothing_new_begins_on_connections_that_are_open(server: Server, content: Content) -> None:
+def test_nothing_new_begins_on_connections_that_are_open(
+    start_server: StartServer, content: Content
+) -> None:
+    server = start_server()
     native = Native(server)
     data = content(2 * MIB)
     upload = native.init(size=len(data))
