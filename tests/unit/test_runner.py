@@ -32,6 +32,9 @@ PATIENCE_SECONDS = 15.0
 #: Between two looks of a runner, where a test does not want to wait for a poll.
 QUICK_SECONDS = 0.01
 
+#: Made once: reading the system's certificates takes a while.
+CLIENT = OutboundClient(True, version="0")
+
 CONTENT = random.randbytes(PART_BYTES)
 
 StartPeer = Callable[..., Peer]
@@ -40,8 +43,8 @@ StartPeer = Callable[..., Peer]
 class Gate(MemoryStorage):
     """A storage whose publishing can be held up."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        super().__init__(instance_id=ledger.instance_id())
+    def __init__(self) -> None:
+        super().__init__()
         self.opened = threading.Event()
         self.opened.set()
         self.publishing = threading.Semaphore(0)
@@ -60,12 +63,11 @@ class Running:
 
     def __init__(self, rig: Rig, cleanup_interval_seconds: float = 3600) -> None:
         self.drain = Drain(30)
-        client = OutboundClient(True, version="0")
         self.runner = Runner(
             rig.ledger,
             rig.finalizer,
             rig.sweeper,
-            WebhookSender(rig.ledger, rig.clock, client),
+            WebhookSender(rig.ledger, rig.clock, CLIENT),
             self.drain,
             cleanup_interval_seconds,
         )
@@ -82,8 +84,8 @@ class Running:
 
 
 @pytest.fixture
-def storage(ledger: Ledger) -> Gate:
-    return Gate(ledger)
+def storage() -> Gate:
+    return Gate()
 
 
 @pytest.fixture

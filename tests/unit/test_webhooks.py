@@ -22,8 +22,12 @@ from tests.harness.server import free_port
 StartPeer = Callable[..., Peer]
 
 
+#: Made once: reading the system's certificates takes a while.
+CLIENT = OutboundClient(True, version="0")
+
+
 def sender(rig: Rig) -> WebhookSender:
-    return WebhookSender(rig.ledger, rig.clock, OutboundClient(True, version="0"))
+    return WebhookSender(rig.ledger, rig.clock, CLIENT)
 
 
 def finished(rig: Rig, url: str) -> UploadRecord:
