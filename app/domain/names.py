@@ -35,6 +35,10 @@ class ClientName:
     directory: str
     filename: str
 
+    def below(self, directory: str) -> ClientName:
+        """Return this name inside ``directory``, itself checked; "" changes nothing."""
+        return ClientName("/".join(filter(None, (directory, self.directory))), self.filename)
+
 
 def parse_client_name(raw: str) -> ClientName:
     """Check a client's file name, which may hold a path, and split it.

@@ -58,7 +58,7 @@ class Finalizer:
         return self._ledger.finalizing.claim_next(
             self._clock.now_ms(),
             self._policy.max_concurrent_finalizations,
-            self._storage.root_id,
+            self._storage.root_ids,
             self._clock.monotonic,
         )
 

@@ -80,7 +80,7 @@ class Sweeper:
 
         def due(after_id: str) -> Sequence[UploadRecord]:
             return self._ledger.sweeping.due(
-                now_ms, self._storage.root_id, after_id=after_id, limit=BATCH
+                now_ms, self._storage.root_ids, after_id=after_id, limit=BATCH
             )
 
         yield from self._each("expired", _pages(due), lease, dry_run, expire)
@@ -88,7 +88,7 @@ class Sweeper:
     def _leftovers(self, lease: Lease, dry_run: bool) -> Iterator[Swept]:
         def left(after_id: str) -> Sequence[UploadRecord]:
             return self._ledger.sweeping.leftovers(
-                self._storage.root_id, after_id=after_id, limit=BATCH
+                self._storage.root_ids, after_id=after_id, limit=BATCH
             )
 
         yield from self._each("leftover", _pages(left), lease, dry_run, self._remove)
@@ -102,7 +102,7 @@ class Sweeper:
                 continue
             if not dry_run:
                 staged = StagedObject(
-                    orphan.upload_id, None, "", self._storage.root_id, orphan.staging_key
+                    orphan.upload_id, None, "", orphan.root_id, orphan.staging_key
                 )
                 job_pool.run(partial(self._storage.discard, staged))
             yield Swept("orphan", orphan.upload_id, "")

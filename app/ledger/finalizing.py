@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from sqlalchemy import Connection, func, select, update
 
@@ -26,9 +26,9 @@ class FinalizeQueue:
         self._leases = leases
 
     def claim_next(
-        self, now_ms: int, at_most: int, root_id: str, monotonic: Callable[[], float]
+        self, now_ms: int, at_most: int, root_ids: Collection[str], monotonic: Callable[[], float]
     ) -> tuple[UploadRecord, Lease] | None:
-        """Claim the upload on ``root_id`` that has been due longest.
+        """Claim the upload on one of ``root_ids`` that has been due longest.
 
         None if nothing is due, or if ``at_most`` are being finalized already by
         whatever process.
@@ -36,7 +36,7 @@ class FinalizeQueue:
         due = (
             (uploads.c.state == State.FINALIZING)
             & (uploads.c.due_at_ms <= now_ms)
-            & (uploads.c.root_id == root_id)
+            & uploads.c.root_id.in_(root_ids)
         )
         waiting = select(uploads.c.id).where(due).limit(1)
         if not self._transactions.read(lambda tx: tx.execute(waiting).first()):

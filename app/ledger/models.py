@@ -76,6 +76,7 @@ class Upload(Base):
     offset: Mapped[int] = mapped_column(BigInteger, default=0)  # durable prefix of appends
     received: Mapped[int] = mapped_column(Integer, default=0)  # parts
     state: Mapped[str] = mapped_column(String(16))
+    content_type: Mapped[str | None] = mapped_column(Text)  # as the client told it, checked
     details: Mapped[dict[str, Any]] = mapped_column("metadata", JSON)
     checksum_sha256: Mapped[str | None] = mapped_column(String(64))  # promised, hex
     webhook_url: Mapped[str | None] = mapped_column(Text)

@@ -12,16 +12,20 @@ from app.domain.states import State
 
 @dataclass(frozen=True, slots=True)
 class NewUpload:
-    """What is known of an upload when it is created. Times in ms since 1970, sizes in bytes."""
+    """What is known of an upload when it is created. Times in ms since 1970, sizes in bytes.
+
+    ``part_size`` and ``part_count`` are None where bytes are appended front to back.
+    """
 
     id: str
     protocol: str
     owner: str
     filename: str
     directory: str
-    length: int
-    part_size: int
-    part_count: int
+    length: int | None
+    part_size: int | None
+    part_count: int | None
+    content_type: str | None
     details: Mapping[str, Any]
     checksum_sha256: str | None
     webhook_url: str | None
@@ -47,6 +51,7 @@ class UploadRecord:
     offset: int
     received: int
     state: State
+    content_type: str | None
     details: Mapping[str, Any]
     checksum_sha256: str | None
     webhook_url: str | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from sqlalchemy import Connection, and_, delete, exists, or_, select, update
 
@@ -38,9 +38,9 @@ class SweepLedger:
         return self._leases.hold(_NO_UPLOAD, SWEEP, generation, claimed_at)
 
     def due(
-        self, now_ms: int, root_id: str, *, after_id: str, limit: int
+        self, now_ms: int, root_ids: Collection[str], *, after_id: str, limit: int
     ) -> Sequence[UploadRecord]:
-        """Return open and failed uploads of a root whose time is over and which nobody writes.
+        """Return open and failed uploads of these roots whose time is over and which nobody writes.
 
         At most ``limit``, by id, those after ``after_id``: page by page each is
         seen once, though it may stay (a dry run, a storage that is down).
@@ -51,7 +51,7 @@ class SweepLedger:
             .where(
                 uploads.c.state.in_([State.OPEN, State.FAILED]),
                 uploads.c.expires_at_ms <= now_ms,
-                uploads.c.root_id == root_id,
+                uploads.c.root_id.in_(root_ids),
                 uploads.c.id > after_id,
                 ~writing,
             )
@@ -73,8 +73,10 @@ class SweepLedger:
 
         return self._transactions.write(work)
 
-    def leftovers(self, root_id: str, *, after_id: str, limit: int) -> Sequence[UploadRecord]:
-        """Return ended uploads of a root whose bytes have not all been removed yet; see ``due``."""
+    def leftovers(
+        self, root_ids: Collection[str], *, after_id: str, limit: int
+    ) -> Sequence[UploadRecord]:
+        """Return ended uploads of these roots whose bytes are not all removed yet; see ``due``."""
         staged = uploads.c.staging_key.is_not(None)
         published = and_(uploads.c.state == State.DELETED, uploads.c.final_key.is_not(None))
         return self._records(
@@ -82,7 +84,7 @@ class SweepLedger:
             .where(
                 uploads.c.state.in_([*GONE, State.COMPLETE]),
                 or_(staged, published),
-                uploads.c.root_id == root_id,
+                uploads.c.root_id.in_(root_ids),
                 uploads.c.id > after_id,
             )
             .order_by(uploads.c.id)

@@ -54,7 +54,7 @@ class UploadLedger:
             if room_bytes is not None:
                 take_turns(connection)  # or two would find the same room
                 announced = count_unreceived_bytes(connection, new.root_id)
-                if new.length > room_bytes - announced:
+                if (new.length or 0) > room_bytes - announced:
                     raise StorageFull
             connection.execute(
                 uploads.insert().values(

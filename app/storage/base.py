@@ -44,12 +44,29 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrival:
+    """How an upload's bytes will come; a storage chooses the root by it.
+
+    ``length`` in bytes, None while it is deferred. ``part_size`` and
+    ``part_count`` are None where bytes are appended front to back; the last
+    part has the rest, which may be longer than ``part_size``. ``verified``:
+    the whole file's checksum will be compared before it is published.
+    """
+
+    length: int | None
+    part_size: int | None
+    part_count: int | None
+    verified: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StagedObject:
     """What a storage needs to know of an upload.
 
     ``length`` in bytes is None while it is deferred. ``staging_key`` is what
     ``create`` returned, None before. ``root_id`` names the root (disk, share,
     bucket) the bytes are on. ``target_key`` is relative to the storage root.
+    ``content_type`` is kept with the final object where the storage can.
     """
 
     upload_id: str
@@ -57,6 +74,7 @@ class StagedObject:
     target_key: str
     root_id: str
     staging_key: str | None = None
+    content_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +91,7 @@ class Orphan:
 
     upload_id: str
     staging_key: str
+    root_id: str
     modified_at_seconds: float
 
 
@@ -123,13 +142,31 @@ class PartWriter(ABC):
 
 
 class Storage(ABC):
-    """A place for staged and final objects. Safe to use from many threads and greenlets."""
+    """A place for staged and final objects. Safe to use from many threads and greenlets.
+
+    Most storages have one root. One that has several (a bucket, and a disk for
+    what the bucket cannot take piece by piece) overrides the three methods
+    below that tell of roots.
+    """
 
     #: As users see it in answers: "local", "smb", "s3", "memory".
     backend: str
     capabilities: Capabilities
     #: Random id of the root, kept on it in a marker file. Uploads of another root are refused.
     root_id: str
+
+    @property
+    def root_ids(self) -> frozenset[str]:
+        """Return the ids of all roots that this process can reach."""
+        return frozenset({self.root_id})
+
+    def root_for(self, arrival: Arrival) -> str:
+        """Return the id of the root on which an upload is to be staged."""
+        return self.root_id
+
+    def capabilities_of(self, root_id: str) -> Capabilities:
+        """Return what can be done with objects that are staged on a root."""
+        return self.capabilities
 
     @abstractmethod
     def create(self, staged: StagedObject) -> str:
@@ -185,11 +222,12 @@ class Storage(ABC):
         """Return size and time of a staged or final object. Raises FileNotFoundError."""
 
     @abstractmethod
-    def check(self) -> int | None:
+    def check(self, root_id: str | None = None) -> int | None:
         """Prove that the storage can be written to now; return its free bytes, None if unknown.
 
-        Raises StorageUnavailable, or StorageFull, with a message an operator
-        can act on, without secrets, paths or host names.
+        ``root_id``: only that root is looked at, None: all of them. Raises
+        StorageUnavailable, or StorageFull, with a message an operator can act on,
+        without secrets, paths or host names.
         """
 
     @abstractmethod

@@ -168,7 +168,7 @@ class LocalStorage(Storage):
             found = os.fstat(file.fileno())
         return ObjectStat(found.st_size, found.st_mtime)
 
-    def check(self) -> int | None:
+    def check(self, root_id: str | None = None) -> int | None:
         """See Storage."""
         try:
             with self._rooted(self._path) as root_fd:
@@ -193,7 +193,9 @@ class LocalStorage(Storage):
             files.closing(files.open_folder(root_fd, names)) as folder,
         ):
             found = [
-                Orphan(upload_id, keys.staging_key(self._instance_id, upload_id), mtime)
+                Orphan(
+                    upload_id, keys.staging_key(self._instance_id, upload_id), self.root_id, mtime
+                )
                 for upload_id, mtime in staged_files(folder)
                 if mtime < older_than_seconds
             ]

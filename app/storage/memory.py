@@ -263,7 +263,7 @@ class MemoryStorage(Storage):
         found = self._find(key)
         return ObjectStat(found.length, found.modified_at_seconds)
 
-    def check(self) -> int | None:
+    def check(self, root_id: str | None = None) -> int | None:
         """See Storage."""
         with self._disk.used():
             return self._disk.free_bytes()
@@ -277,7 +277,7 @@ class MemoryStorage(Storage):
                 upload_id = keys.staged_upload_id(name)
                 own = tuple(folder) == keys.staging_folder(self._instance_id)
                 if own and upload_id and item.modified_at_seconds < older_than_seconds:
-                    found.append(Orphan(upload_id, key, item.modified_at_seconds))
+                    found.append(Orphan(upload_id, key, self.root_id, item.modified_at_seconds))
         return iter(found)
 
     def location(self, final_key: str) -> str:

@@ -142,7 +142,7 @@ class PartReceiver:
         staged = self._staging.ensure(upload)
         sha256 = hashlib.sha256()
         with self._storage.writer(staged, index, span.offset, span.length) as writer:
-            transfer = self._receive(body, writer, span, sha256, self._guard(lease))
+            transfer = self._receive(upload, body, writer, span, sha256, self._guard(lease))
             _require_whole(transfer, span, body)
             if digest is not None and digest != sha256.digest():
                 raise DigestMismatch
@@ -163,7 +163,7 @@ class PartReceiver:
         """Read a part that is stored already and compare it by its hash."""
         span = upload.geometry.span(receipt.part)
         sha256 = hashlib.sha256()
-        transfer = self._receive(body, _Nowhere(), span, sha256, self._stop_when_draining)
+        transfer = self._receive(upload, body, _Nowhere(), span, sha256, self._stop_when_draining)
         _require_whole(transfer, span, body)
         if digest is not None and digest != sha256.digest():
             raise DigestMismatch
@@ -175,8 +175,15 @@ class PartReceiver:
         )
 
     def _receive(
-        self, body: Body, sink: Sink, span: Span, sha256: hashlib._Hash, guard: Guard
+        self,
+        upload: UploadRecord,
+        body: Body,
+        sink: Sink,
+        span: Span,
+        sha256: hashlib._Hash,
+        guard: Guard,
     ) -> Transfer:
+        capabilities = self._storage.capabilities_of(upload.root_id)
         return pump(
             body,
             sink,
@@ -184,7 +191,7 @@ class PartReceiver:
             idle_timeout_seconds=self._policy.body_idle_timeout_seconds,
             hasher=sha256,
             guard=guard,
-            native_writes=self._storage.capabilities.native_thread_writes,
+            native_writes=capabilities.native_thread_writes,
         )
 
     def _guard(self, lease: Lease) -> Callable[[float], LonghaulError | None]:

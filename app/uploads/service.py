@@ -6,34 +6,28 @@ Knows nothing of HTTP.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
 from app.domain.clock import Clock
-from app.domain.names import ClientName, parse_client_name, target_key
-from app.domain.parts import MAX_PARTS, Geometry, pending_parts
+from app.domain.parts import Geometry, pending_parts
 from app.domain.states import GONE, State
-from app.domain.targets import parse_target
 from app.errors import (
-    LonghaulError,
     PartsMissing,
-    StorageFull,
     TryAgain,
     UploadNotFound,
     UploadNotOpen,
-    UploadTooLarge,
 )
 from app.ingest.body import Body
 from app.ingest.drain import Drain
 from app.ingest.threads import sync_pool
 from app.ledger.database import Ledger
 from app.ledger.leases import Contention
-from app.ledger.records import NewUpload, UploadRecord
-from app.storage.base import StagedObject, Storage
+from app.ledger.records import UploadRecord
+from app.storage.base import Storage
+from app.uploads.creating import Creator, Wish
 from app.uploads.policy import Policy
 from app.uploads.receiving import PartReceiver
 from app.uploads.staging import Staging, staged_object
@@ -44,17 +38,6 @@ log = structlog.get_logger(__name__)
 #: First and longest pause between two looks at an upload that is being finalized.
 _POLL_SECONDS = 0.01
 _LONGEST_POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a client wants to upload. ``length`` in bytes; ``checksum_sha256`` in hex."""
-
-    filename: str
-    length: int
-    webhook_url: str | None = None
-    checksum_sha256: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 class UploadService:
@@ -71,29 +54,14 @@ class UploadService:
         self._clock = clock
         self._policy = policy
         self._staging = Staging(ledger, storage, clock)
+        self._creator = Creator(ledger, storage, clock, policy, self._staging)
         self._receiver = PartReceiver(ledger, storage, clock, policy, drain, self._staging)
         self.wake_jobs: Callable[[], None] = lambda: None
 
     def create(self, protocol: str, owner: str, wish: Wish) -> UploadView:
-        """Create an open upload and its staged object.
-
-        Raises InvalidName, TargetRefused, UploadTooLarge, StorageFull,
-        StorageUnavailable.
-        """
-        name = parse_client_name(wish.filename)
-        if wish.webhook_url is not None:
-            parse_target(wish.webhook_url, allow_private=self._policy.allow_private_targets)
-        geometry = self._geometry(wish.length)
-        new = self._new_upload(protocol, owner, wish, name, geometry)
-        lease = self._ledger.uploads.create(
-            new, room_bytes=self._room_bytes(), monotonic=self._clock.monotonic
-        )
-        staged = StagedObject(new.id, new.length, new.target_key, new.root_id)
-        try:
-            record = self._staging.make(staged, lease)
-        except (StorageFull, TryAgain):
-            self._give_up(new.id)
-            raise
+        """Create an upload whose parts have the server's size; see ``Creator.create``."""
+        geometry = Geometry.of(wish.length or 0, self._policy.part_size_bytes)
+        record = self._creator.create(protocol, owner, replace(wish, geometry=geometry))
         return upload_view(record, None)
 
     def put_part(
@@ -176,57 +144,7 @@ class UploadService:
             raise UploadNotFound
         return upload
 
-    def _geometry(self, length: int) -> Geometry:
-        limit = self._policy.max_upload_bytes
-        if limit and length > limit:
-            raise UploadTooLarge(f"total_size {length} is over the limit of {limit} bytes")
-        geometry = Geometry.of(length, self._policy.part_size_bytes)
-        if geometry.part_count > MAX_PARTS:
-            raise UploadTooLarge(
-                f"{geometry.part_count} parts are over the limit of {MAX_PARTS}; "
-                "the server needs a larger CHUNK_SIZE_MB for files of this size"
-            )
-        return geometry
-
-    def _new_upload(
-        self, protocol: str, owner: str, wish: Wish, name: ClientName, geometry: Geometry
-    ) -> NewUpload:
-        upload_id = str(uuid.uuid4())
-        now_ms = self._clock.now_ms()
-        return NewUpload(
-            id=upload_id,
-            protocol=protocol,
-            owner=owner,
-            filename=name.filename,
-            directory=name.directory,
-            length=geometry.length,
-            part_size=geometry.part_size,
-            part_count=geometry.part_count,
-            details=wish.metadata,
-            checksum_sha256=wish.checksum_sha256,
-            webhook_url=wish.webhook_url,
-            storage_backend=self._storage.backend,
-            root_id=self._storage.root_id,
-            target_key=target_key(upload_id, name),
-            created_at_ms=now_ms,
-            expires_at_ms=now_ms + self._policy.ttl_ms,
-        )
-
-    def _room_bytes(self) -> int | None:
-        """What the storage can still take; None: not known, or not to be checked."""
-        if not self._policy.check_free_disk:
-            return None
-        free_bytes = sync_pool.run(self._storage.check)
-        return None if free_bytes is None else free_bytes - self._policy.min_free_disk_bytes
-
     def _final_path(self, upload: UploadRecord) -> str | None:
         if upload.state is not State.COMPLETE or upload.final_key is None:
             return None
         return self._storage.location(upload.final_key)
-
-    def _give_up(self, upload_id: str) -> None:
-        """Cancel an upload that could not be staged, so that it reserves no space."""
-        try:
-            self._ledger.uploads.cancel(upload_id, self._clock.now_ms())
-        except LonghaulError as error:
-            log.warning("create.left_to_sweeper", upload_id=upload_id, error=error.code)

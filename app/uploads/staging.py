@@ -8,7 +8,7 @@ from app.errors import LeaseLost, UploadLocked, UploadNotFound, UploadNotOpen, W
 from app.ingest.threads import sync_pool
 from app.ledger.database import Ledger
 from app.ledger.leases import Lease
-from app.ledger.records import UploadRecord
+from app.ledger.records import NewUpload, UploadRecord
 from app.storage.base import StagedObject, Storage
 
 #: How long a request waits for another one that is making the staged object.
@@ -24,6 +24,14 @@ def staged_object(upload: UploadRecord) -> StagedObject:
         target_key=upload.target_key,
         root_id=upload.root_id,
         staging_key=upload.staging_key,
+        content_type=upload.content_type,
+    )
+
+
+def staged_object_of(new: NewUpload) -> StagedObject:
+    """Return what the storage has to know of an upload that has just been planned."""
+    return StagedObject(
+        new.id, new.length, new.target_key, new.root_id, content_type=new.content_type
     )
 
 
@@ -64,7 +72,7 @@ class Staging:
         where somebody else has been making it for too long, UploadNotFound or
         UploadNotOpen where it is not wanted any more.
         """
-        if upload.root_id != self._storage.root_id:
+        if upload.root_id not in self._storage.root_ids:
             raise WrongRoot
         give_up_at = self._clock.monotonic() + WAIT_SECONDS
         current = upload

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from sqlalchemy import create_engine
 
 from app.domain.clock import Clock
+from app.domain.states import State
 from app.ledger.leases import Lease
 from app.ledger.liveness import ProcessLife, boot_id
 from app.ledger.migrate import migrate
-from app.ledger.records import ReceiptRecord
+from app.ledger.records import ReceiptRecord, UploadRecord
 from app.storage.base import Orphan, Progress, StagedObject
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage
 from tests.harness.databases import Database
-from tests.harness.rig import Rig, outcome
+from tests.harness.rig import PART_BYTES, Rig, outcome
 
 #: How often a deed looks for what another process should have done.
 _LOOK_SECONDS = 0.005
@@ -179,7 +181,7 @@ class Deeds:
         """Claim an upload to finalize and go on holding it."""
         rig = self._rig
         claimed = rig.ledger.finalizing.claim_next(
-            rig.clock.now_ms(), at_most, rig.storage.root_id, rig.clock.monotonic
+            rig.clock.now_ms(), at_most, rig.storage.root_ids, rig.clock.monotonic
         )
         return claimed[0].id if claimed else None
 
@@ -204,11 +206,75 @@ class Deeds:
         """Sweep; return what was swept."""
         return [swept.what for swept in self._rig.sweep()]
 
+    def live(self, seed: int, acknowledged_path: str) -> NoReturn:
+        """Act at random until somebody kills this process; see ``Life``."""
+        with open(acknowledged_path, "a", buffering=1) as acknowledged:
+            Life(self._rig, seed, acknowledged).live()
+
     def claim_deliveries(self, at_most: int) -> list[int]:
         """Claim due deliveries and go on holding them; return their ids."""
         rig = self._rig
         due = rig.ledger.outbox.claim_due(rig.clock.now_ms(), at_most, rig.clock.monotonic)
         return [delivery.id for delivery, _ in due]
+
+
+class Life:
+    """What clients, operators and jobs do, at random and without end.
+
+    The bytes of an upload follow from its id, so that anybody can send any
+    part, and check the file. ``acknowledged`` gets a line for each part that a
+    client would have been told is safe.
+    """
+
+    def __init__(self, rig: Rig, seed: int, acknowledged: TextIO) -> None:
+        self._rig = rig
+        self._random = random.Random(seed)
+        self._acknowledged = acknowledged
+
+    def live(self) -> NoReturn:
+        """Act until somebody kills this process."""
+        acts = [self._create, self._send, self._finalize, self._cancel, self._rig.sweep]
+        while True:
+            (act,) = self._random.choices(acts, weights=(8, 70, 15, 4, 3))
+            outcome(act)
+
+    def _create(self) -> None:
+        self._rig.create(self._random.choice([0, 1, PART_BYTES, 34 * PART_BYTES]))
+
+    def _send(self) -> None:
+        upload = self._some_upload(State.OPEN)
+        if upload is None:
+            return
+        if upload.received == upload.part_count:
+            self._rig.staging.ensure(upload)
+            self._rig.ledger.uploads.queue_finalize(upload.id, self._rig.clock.now_ms())
+            return
+        content = content_of(upload)
+        for index in self._random.sample(range(upload.part_count or 0), k=1):
+            claim = self._rig.ledger.parts.claim(
+                upload.id, index, self._rig.clock.now_ms(), self._rig.clock.monotonic
+            )
+            if claim.lease is not None:
+                receipt = self._rig.write(upload, index, content)
+                self._rig.ledger.parts.commit(claim.lease, receipt)
+                self._acknowledged.write(f"{upload.id} {index}\n")
+
+    def _finalize(self) -> None:
+        self._rig.finalize()
+
+    def _cancel(self) -> None:
+        upload = self._some_upload(State.OPEN, State.COMPLETE)
+        if upload is not None:
+            self._rig.service.cancel(upload.id, sees=None)
+
+    def _some_upload(self, *states: State) -> UploadRecord | None:
+        found = self._rig.ledger.uploads.list(states, 20)
+        return self._random.choice(found) if found else None
+
+
+def content_of(upload: UploadRecord) -> bytes:
+    """Return the bytes that an upload of a ``Life`` has."""
+    return random.Random(upload.id).randbytes(upload.geometry.length)
 
 
 def be_peer(told: dict[str, Any]) -> None:

@@ -19,8 +19,9 @@ from app.ledger.models import events
 from app.ledger.parts import PartCommit
 from app.ledger.records import ReceiptRecord, UploadRecord
 from app.storage.base import Storage
+from app.uploads.creating import Wish
 from app.uploads.policy import Policy
-from app.uploads.service import UploadService, Wish
+from app.uploads.service import UploadService
 from app.uploads.staging import Staging, staged_object
 
 #: Small enough to be quick, and no multiple of any block.

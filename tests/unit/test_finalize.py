@@ -48,10 +48,10 @@ def rig(ledger: Ledger, storage: Storage, clock: FakeClock) -> Rig:
 
 
 class Meddler(MemoryStorage):
-    """A storage where something happens while it publishes, discards or opens an object."""
+    """A storage where something happens while it publishes or discards an object."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        super().__init__(instance_id=ledger.instance_id())
+    def __init__(self) -> None:
+        super().__init__()
         self.before_publish: Callable[[Progress], None] = lambda _: None
         self.after_publish: Callable[[], None] = lambda: None
         self.before_discard: Callable[[], None] = lambda: None
@@ -70,8 +70,8 @@ class Meddler(MemoryStorage):
 
 
 @pytest.fixture
-def meddler(ledger: Ledger) -> Meddler:
-    return Meddler(ledger)
+def meddler() -> Meddler:
+    return Meddler()
 
 
 @pytest.fixture
@@ -649,8 +649,8 @@ def test_who_counts_places_while_another_takes_the_last_one_waits_for_it(
     claimed: list[object] = []
 
     def claim() -> None:
-        due_ms, root_id = rig.clock.now_ms(), rig.storage.root_id
-        claimed.append(rig.ledger.finalizing.claim_next(due_ms, 1, root_id, rig.clock.monotonic))
+        due_ms, root_ids = rig.clock.now_ms(), rig.storage.root_ids
+        claimed.append(rig.ledger.finalizing.claim_next(due_ms, 1, root_ids, rig.clock.monotonic))
 
     second = threading.Thread(target=claim)
 
@@ -661,7 +661,7 @@ def test_who_counts_places_while_another_takes_the_last_one_waits_for_it(
 
     database.before(other, "INSERT INTO leases", begin_second)
     first = other.finalizing.claim_next(
-        rig.clock.now_ms(), 1, rig.storage.root_id, rig.clock.monotonic
+        rig.clock.now_ms(), 1, rig.storage.root_ids, rig.clock.monotonic
     )
     second.join(PATIENCE_SECONDS)
     assert first is not None

@@ -154,7 +154,7 @@ def test_nothing_expires_while_somebody_writes_to_it(
 def test_who_comes_between_looking_and_expiring_is_safe(rig: Rig, clock: FakeClock) -> None:
     upload = rig.create()
     due_ms = upload.expires_at_ms
-    seen = rig.ledger.sweeping.due(due_ms, rig.storage.root_id, after_id="", limit=10)
+    seen = rig.ledger.sweeping.due(due_ms, rig.storage.root_ids, after_id="", limit=10)
     assert [found.id for found in seen] == [upload.id]
     rig.claim(upload, 0)
     assert not rig.ledger.sweeping.expire(seen[0], due_ms)
@@ -206,7 +206,7 @@ def test_more_than_one_page_is_swept_in_one_go(
 def test_what_could_not_be_removed_when_it_was_cancelled_is_removed_later(
     ledger: Ledger, clock: FakeClock
 ) -> None:
-    storage = MemoryStorage(instance_id=ledger.instance_id())
+    storage = MemoryStorage()
     rig = Rig(ledger, storage, clock)
     upload, finished = rig.create(), complete(rig)
     storage.available = False
@@ -234,7 +234,7 @@ def test_what_a_finished_upload_left_staged_is_removed_and_its_file_kept(
 def test_while_the_storage_is_down_states_change_and_bytes_wait(
     ledger: Ledger, clock: FakeClock
 ) -> None:
-    storage = MemoryStorage(instance_id=ledger.instance_id())
+    storage = MemoryStorage()
     rig = Rig(ledger, storage, clock)
     made = [rig.create() for _ in range(2)]
     clock.advance(TTL_SECONDS)

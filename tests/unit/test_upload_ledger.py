@@ -22,7 +22,7 @@ from app.ledger.leases import CREATE, LEASE_MS, Lease
 from app.ledger.models import events, leases, receipts, uploads
 from app.ledger.records import NewUpload, ReceiptRecord, UploadRecord
 from app.ledger.uploads import transition
-from app.uploads.staging import staged_object
+from app.uploads.staging import WAIT_SECONDS, staged_object
 from tests.harness.clock import FakeClock
 from tests.harness.databases import Database
 from tests.harness.peer import Peer
@@ -44,6 +44,7 @@ def new(rig: Rig, upload_id: str = "one", length: int = 3 * PART_BYTES) -> NewUp
         length=length,
         part_size=PART_BYTES,
         part_count=-(-length // PART_BYTES),
+        content_type="video/mp4",
         details={"colour": "blue", "sizes": [1, None]},
         checksum_sha256="ab" * 32,
         webhook_url="https://example.com/hook",
@@ -291,16 +292,24 @@ def test_a_creation_that_crashed_is_finished_by_whoever_needs_the_object(
 
 
 def test_who_waits_for_another_that_makes_the_object_is_told_to_come_back(
-    database: Database, root: Path, start_peer: StartPeer, clock: FakeClock
+    rig: Rig, database: Database, clock: FakeClock
 ) -> None:
-    first, second = start_peer(database, root, stops=("create",)), start_peer(database, root)
-    first.begin("create", 10 * PART_BYTES)
-    first.wait_for_stop()
-    (row,) = database.rows(uploads)
-    assert second.do("ensure_staged", row.id) == "UploadLocked"
-    first.go_on()
-    first.outcome()
-    assert second.do("ensure_staged", row.id) is not None
+    lease, other = create(rig), Rig(database.ledger(), rig.storage, clock)
+    began_at = clock.monotonic()
+    with pytest.raises(UploadLocked):
+        other.staging.ensure(rig.record("one"))
+    assert clock.monotonic() - began_at >= WAIT_SECONDS
+    made = rig.staging.make(staged_object(rig.record("one")), lease)
+    assert other.staging.ensure(rig.record("one")).staging_key == made.staging_key
+
+
+def test_who_waits_gets_what_another_has_made_meanwhile(
+    rig: Rig, database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, other = create(rig), Rig(database.ledger(), rig.storage, clock)
+    seen = rig.record("one")
+    monkeypatch.setattr(clock, "sleep", lambda _: rig.staging.make(staged_object(seen), lease))
+    assert other.staging.ensure(seen).staging_key is not None
 
 
 # Transitions

@@ -1,0 +1,134 @@
+"""How uploads come into being: names and sizes checked, a row, then the staged object."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from app.domain.clock import Clock
+from app.domain.names import parse_client_name, target_key
+from app.domain.parts import MAX_PARTS, Geometry
+from app.domain.targets import parse_target
+from app.errors import LonghaulError, StorageFull, TryAgain, UploadTooLarge
+from app.ingest.threads import sync_pool
+from app.ledger.database import Ledger
+from app.ledger.records import NewUpload, UploadRecord
+from app.storage.base import Arrival, Storage
+from app.uploads.policy import Policy
+from app.uploads.staging import Staging, staged_object_of
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a client wants to upload.
+
+    ``filename`` may hold folders; the file lands below ``directory``, which is
+    the principal's. ``length`` in bytes, None while it is deferred. ``geometry``
+    None: bytes are appended front to back. ``max_bytes`` is the principal's
+    own limit beside the server's. ``checksum_sha256`` in hex.
+    """
+
+    filename: str
+    length: int | None
+    geometry: Geometry | None = None
+    directory: str = ""
+    content_type: str | None = None
+    max_bytes: int | None = None
+    webhook_url: str | None = None
+    checksum_sha256: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Creator:
+    """Creates uploads for all protocols."""
+
+    def __init__(
+        self, ledger: Ledger, storage: Storage, clock: Clock, policy: Policy, staging: Staging
+    ) -> None:
+        self._ledger = ledger
+        self._storage = storage
+        self._clock = clock
+        self._policy = policy
+        self._staging = staging
+
+    def create(self, protocol: str, owner: str, wish: Wish) -> UploadRecord:
+        """Create an open upload and its staged object.
+
+        Raises InvalidName, TargetRefused, UploadTooLarge, StorageFull,
+        StorageUnavailable.
+        """
+        new = self.planned(protocol, owner, wish)
+        lease = self._ledger.uploads.create(
+            new, room_bytes=self.room_bytes(new.root_id), monotonic=self._clock.monotonic
+        )
+        try:
+            return self._staging.make(staged_object_of(new), lease)
+        except (StorageFull, TryAgain):
+            self._give_up(new.id)
+            raise
+
+    def planned(self, protocol: str, owner: str, wish: Wish) -> NewUpload:
+        """Check a wish and return the upload it asks for, which exists nowhere yet.
+
+        Raises InvalidName, TargetRefused, UploadTooLarge.
+        """
+        name = parse_client_name(wish.filename).below(wish.directory)
+        if wish.webhook_url is not None:
+            parse_target(wish.webhook_url, allow_private=self._policy.allow_private_targets)
+        self.require_allowed(wish.length, wish.max_bytes)
+        geometry = wish.geometry
+        if geometry is not None and geometry.part_count > MAX_PARTS:
+            raise UploadTooLarge(
+                f"{geometry.part_count} parts are over the limit of {MAX_PARTS}; "
+                "files of this size need larger parts (CHUNK_SIZE_MB for the native API)"
+            )
+        upload_id = str(uuid.uuid4())
+        now_ms = self._clock.now_ms()
+        part_size = None if geometry is None else geometry.part_size
+        part_count = None if geometry is None else geometry.part_count
+        arrival = Arrival(wish.length, part_size, part_count, wish.checksum_sha256 is not None)
+        return NewUpload(
+            id=upload_id,
+            protocol=protocol,
+            owner=owner,
+            filename=name.filename,
+            directory=name.directory,
+            length=wish.length,
+            part_size=part_size,
+            part_count=part_count,
+            content_type=wish.content_type,
+            details=wish.metadata,
+            checksum_sha256=wish.checksum_sha256,
+            webhook_url=wish.webhook_url,
+            storage_backend=self._storage.backend,
+            root_id=self._storage.root_for(arrival),
+            target_key=target_key(upload_id, name),
+            created_at_ms=now_ms,
+            expires_at_ms=now_ms + self._policy.ttl_ms,
+        )
+
+    def require_allowed(self, length: int | None, max_bytes: int | None) -> None:
+        """Raise UploadTooLarge if ``length`` is over the server's or the principal's limit."""
+        limits = [limit for limit in (self._policy.max_upload_bytes, max_bytes) if limit]
+        if length is not None and limits and length > min(limits):
+            raise UploadTooLarge(f"total_size {length} is over the limit of {min(limits)} bytes")
+
+    def room_bytes(self, root_id: str) -> int | None:
+        """What a root can still take; None: not known, or not to be checked."""
+        if not self._policy.check_free_disk:
+            return None
+        free_bytes = sync_pool.run(lambda: self._storage.check(root_id))
+        return None if free_bytes is None else free_bytes - self._policy.min_free_disk_bytes
+
+    def _give_up(self, upload_id: str) -> None:
+        """Cancel an upload that could not be staged, so that it reserves no space."""
+        try:
+            self._ledger.uploads.cancel(upload_id, self._clock.now_ms())
+        except LonghaulError as error:
+            log.warning("create.left_to_sweeper", upload_id=upload_id, error=error.code)
