@@ -26,7 +26,7 @@ def create_app(settings: Settings | None = None, storage: Storage | None = None)
     from app import cli, logs
     from app.ledger import migrate
     from app.ledger.models import db
-    from app.protocols import cors, native, requests, system
+    from app.protocols import cors, native, requests, sessions, system
     from app.protocols.context import EXTENSION
     from app.settings import load_settings
     from app.wiring import Wiring
@@ -45,6 +45,7 @@ def create_app(settings: Settings | None = None, storage: Storage | None = None)
     requests.install(app)
     cors.install(app, settings.cors_origins)
     app.register_blueprint(system.bp)
+    app.register_blueprint(sessions.bp)
     app.register_blueprint(native.bp)
     cli.install(app, wiring)
     return app

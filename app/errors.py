@@ -12,6 +12,7 @@
     │   ├── TargetRefused       a webhook address that must not be called
     │   └── UploadTooLarge      over MAX_UPLOAD_BYTES or the number of parts
     ├── NotAuthenticated        no credentials, or wrong ones
+    │   └── TokenExpired        they were right once
     ├── NotAuthorized           right credentials, not for this
     ├── UploadNotFound          unknown, cancelled, expired, or somebody else's
     ├── UploadNotOpen           the state forbids it; says which state
@@ -125,6 +126,10 @@ class UploadTooLarge(RequestRefused):
 
 class NotAuthenticated(LonghaulError):
     code = "not_authenticated"
+
+
+class TokenExpired(NotAuthenticated):
+    code = "token_expired"
 
 
 class NotAuthorized(LonghaulError):

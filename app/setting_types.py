@@ -17,6 +17,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
+from app.domain.access import SESSION_PROTOCOLS
+
 _POSTGRESQL = re.compile(r"(?:postgres|postgresql|postgresql\+psycopg)://(?P<rest>.+)")
 
 #: RFC 6454 section 6.2: scheme, host and port, nothing behind them.
@@ -104,6 +106,29 @@ def _origins(value: object) -> object:
     return origins
 
 
+def _words(value: str) -> list[str]:
+    return [word.strip() for word in value.split(",") if word.strip()]
+
+
+def _networks(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(ipaddress.ip_network(word, strict=False) for word in _words(value))
+
+
+def _protocols(value: object) -> object:
+    names = frozenset(word.lower() for word in _words(value)) if isinstance(value, str) else value
+    if isinstance(names, frozenset) and not names <= SESSION_PROTOCOLS:
+        raise ValueError("not a protocol")
+    return names
+
+
+def _base_url(value: str) -> str:
+    if value and not re.fullmatch(r"https?://[^/?#\s@]+(?:/[^?#\s]*)?", value):
+        raise ValueError("not a base URL")
+    return value.rstrip("/")
+
+
 def _address(value: str) -> str:
     split_address(value)
     return value.strip()
@@ -172,6 +197,23 @@ Origins = Annotated[
     NoDecode,
     BeforeValidator(_origins),
     Allowed("*, none, or origins such as https://app.example.com separated by commas"),
+]
+BaseUrl = Annotated[
+    str,
+    AfterValidator(_base_url),
+    Allowed("an http or https URL without a query, such as https://uploads.example.com"),
+]
+Networks = Annotated[
+    tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...],
+    NoDecode,
+    BeforeValidator(_networks),
+    Allowed("addresses or networks such as 10.0.0.0/8 separated by commas"),
+]
+Protocols = Annotated[
+    frozenset[str],
+    NoDecode,
+    BeforeValidator(_protocols),
+    Allowed(f"names out of {', '.join(sorted(SESSION_PROTOCOLS))}, separated by commas"),
 ]
 Backend = Annotated[
     Literal["local"],

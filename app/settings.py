@@ -153,6 +153,15 @@ class Settings(BaseSettings):
         True, description="Finalize and sweep in the workers; off: in `flask jobs run`"
     )
 
+    base_url: types.BaseUrl = Field(
+        "", description="URL clients reach the server by; by default taken from the request"
+    )
+    trusted_proxies: types.Networks = Field(
+        (), description="Proxies whose Forwarded and X-Forwarded-* headers are believed"
+    )
+    anonymous_protocols: types.Protocols = Field(
+        frozenset(), description="Protocols that need no credentials: resumable, tus, pipe"
+    )
     cors_origins: types.Origins = Field(
         ("*",), description="Origins whose pages may use the API; * for all, none for none"
     )

@@ -70,6 +70,9 @@ http_parser = "python"
 # It listens on a socket under the home directory, in a thread of the master.
 control_socket_disable = True
 
+# Which proxies are believed, TRUSTED_PROXIES says; gunicorn itself believes none.
+forwarded_allow_ips = ""
+
 worker_tmp_dir = _MEMORY
 
 # Used with --reload only (make dev).

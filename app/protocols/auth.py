@@ -6,11 +6,14 @@ import hmac
 
 from flask import Request
 
-from app.domain.access import ADMIN_OWNER, Principal, Scope
+from app.domain.access import ADMIN_OWNER, ANONYMOUS_OWNER, Principal, Scope
+from app.domain.sessions import session_principal
 from app.domain.tokens import PartClaims, read_part_token
 from app.errors import NotAuthenticated
 from app.ledger.database import Ledger
 from app.settings import Settings
+
+_NO_CREDENTIALS = "Missing credentials; send X-API-Key, or a session token as a bearer"
 
 
 def api_key_principal(
@@ -22,6 +25,33 @@ def api_key_principal(
     not for ``scope``.
     """
     return _principal(request.headers.get("X-API-Key", ""), settings, ledger, scope)
+
+
+def uploader(
+    request: Request, settings: Settings, ledger: Ledger, protocol: str | None
+) -> Principal:
+    """Return who uploads, or downloads, by a protocol of clients that have no part tokens.
+
+    Credentials are an X-API-Key, or a session token as ``Authorization: Bearer``
+    or as ``upload_token`` in the query. Without any, ``ANONYMOUS_PROTOCOLS``
+    decides. ``protocol`` None: whichever of them. Raises NotAuthenticated
+    (TokenExpired), NotAuthorized.
+    """
+    token = bearer(request) or request.args.get("upload_token", "")
+    if request.headers.get("X-API-Key"):
+        return api_key_principal(request, settings, ledger, Scope.UPLOAD)
+    if token:
+        principal = session_principal(token, settings.jwt_secret.get_secret_value())
+    elif settings.anonymous_protocols:
+        open_to_all = settings.anonymous_protocols
+        principal = Principal(ANONYMOUS_OWNER, frozenset({Scope.UPLOAD}), protocols=open_to_all)
+        if protocol is not None and protocol not in open_to_all:
+            raise NotAuthenticated(_NO_CREDENTIALS)
+    else:
+        raise NotAuthenticated(_NO_CREDENTIALS)
+    if protocol is not None:
+        principal.require_protocol(protocol)
+    return principal
 
 
 def metrics_principal(request: Request, settings: Settings, ledger: Ledger) -> Principal:

@@ -5,8 +5,6 @@ Compatible with chunked-uploader and its SDK. Parts are counted from 0.
 
 from __future__ import annotations
 
-import json
-import math
 from typing import Any
 
 from flask import Blueprint, jsonify, request
@@ -19,11 +17,12 @@ from app.domain.digests import parse_content_digest, parse_sha256_hex
 from app.domain.parts import Geometry
 from app.domain.states import State
 from app.domain.tokens import part_tokens
-from app.errors import InvalidField, MalformedRequest, UploadNotFound
+from app.errors import InvalidField, UploadNotFound
 from app.ingest.threads import sync_pool
 from app.protocols.auth import api_key_principal, part_claims
-from app.protocols.context import body, context, small_body
-from app.uploads.service import Wish
+from app.protocols.context import body, context
+from app.protocols.json_body import json_object
+from app.uploads.creating import Wish
 from app.uploads.views import PartView, UploadView
 
 PROTOCOL = "native"
@@ -49,7 +48,7 @@ _INCLUDE_PARTS = {"true": True, "1": True, "false": False, "0": False}
 def init() -> ResponseReturnValue:
     """Create an upload and hand out a token for each of its parts."""
     principal = _principal()
-    wish = _wish(_json_object(small_body()))
+    wish = _wish(json_object())
     upload = context().uploads.create(PROTOCOL, principal.owner, wish)
     metrics.uploads_created_total.labels(PROTOCOL).inc()
     geometry = Geometry(upload.length, upload.part_size, upload.part_count)
@@ -150,24 +149,6 @@ def _id(raw: str) -> str:
     return raw
 
 
-def _json_object(raw: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(raw, parse_constant=_finite, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise MalformedRequest("The request body is not valid JSON") from error
-    if not isinstance(value, dict):
-        raise MalformedRequest("The request body must be a JSON object")
-    return value
-
-
-def _finite(text: str) -> float:
-    """Return a number of a JSON document; NaN and Infinity are none (RFC 8259 section 6)."""
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is not a JSON number")
-    return number
-
-
 def _wish(fields: dict[str, Any]) -> Wish:
     """Check the types of init's fields; unknown ones are ignored."""
     filename, length = fields.get("filename"), fields.get("total_size")
@@ -188,7 +169,13 @@ def _wish(fields: dict[str, Any]) -> Wish:
         raise InvalidField("metadata", "must be an object")
     if _is_nested_deeper(metadata, MAX_METADATA_LEVELS):
         raise InvalidField("metadata", f"is nested deeper than {MAX_METADATA_LEVELS} levels")
-    return Wish(filename, length, webhook_url, checksum, metadata or {})
+    return Wish(
+        filename,
+        length,
+        webhook_url=webhook_url,
+        checksum_sha256=checksum,
+        metadata=metadata or {},
+    )
 
 
 def _is_nested_deeper(value: object, levels: int) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import structlog
-from flask import Response, jsonify
+from flask import Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from app import errors
@@ -44,9 +44,13 @@ def status_of(error: errors.LonghaulError, table: StatusTable) -> int:
     return next(table[kind] for kind in type(error).__mro__ if kind in table)
 
 
+#: Blueprint → its table; all other routes have the native one.
+TABLES: Mapping[str, StatusTable] = {}
+
+
 def problem_response(error: errors.LonghaulError) -> Response:
-    """Render an error of the native API."""
-    status = status_of(error, NATIVE)
+    """Render an error as JSON, with the status that the request's protocol has for it."""
+    status = status_of(error, TABLES.get(request.blueprint or "", NATIVE))
     if status >= 500:
         log.warning("request.failed", code=error.code, cause=str(error.__cause__ or ""))
     response = _json_error(error.message, error.code, status)
