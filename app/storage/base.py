@@ -164,6 +164,10 @@ class Storage(ABC):
         """Return the id of the root on which an upload is to be staged."""
         return self.root_id
 
+    def reaches_final(self, root_id: str) -> bool:
+        """Tell whether final objects of uploads that were staged on a root are within reach."""
+        return root_id in self.root_ids
+
     def capabilities_of(self, root_id: str) -> Capabilities:
         """Return what can be done with objects that are staged on a root."""
         return self.capabilities

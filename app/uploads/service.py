@@ -19,6 +19,7 @@ from app.errors import (
     TryAgain,
     UploadNotFound,
     UploadNotOpen,
+    WrongRoot,
 )
 from app.ingest.body import Body
 from app.ingest.drain import Drain
@@ -128,11 +129,20 @@ class UploadService:
         return upload_view(upload, None)
 
     def remove_bytes(self, upload: UploadRecord) -> None:
-        """Remove what an ended upload has on the storage, then note it; idempotent."""
+        """Remove what an ended upload has on the storage, then note it; idempotent.
+
+        Raises WrongRoot where that is another node's business.
+        """
         if upload.state is State.DELETED and upload.final_key is not None:
+            if not self._storage.reaches_final(upload.root_id):
+                raise WrongRoot
             final_key = upload.final_key
             sync_pool.run(lambda: self._storage.delete(final_key))
             self._ledger.uploads.forget_final(upload.id)
+        if upload.root_id not in self._storage.root_ids:
+            if upload.staging_key is None:
+                return
+            raise WrongRoot
         sync_pool.run(lambda: self._storage.discard(staged_object(upload)))
         self._ledger.sweeping.forget_staging(upload.id)
 

@@ -55,9 +55,21 @@ class Postgres:
         """Make a cluster, start the server on it and wait until it answers."""
         data = self._directory / "data"
         self._run("initdb", "-D", data, "-U", "app", "-A", "trust", "-E", "UTF8", "--no-sync")
+        self._serve()
+
+    def restart(self, *, seconds_down: float = 0) -> None:
+        """Stop the server as an operator would (every connection breaks), and start it again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(STOP_SECONDS)
+        time.sleep(seconds_down)  # how long it is down is the test's input
+        self._serve()
+
+    def _serve(self) -> None:
+        data = self._directory / "data"
         options = [word for setting in _FAST for word in ("-c", setting)]
         command = ["-D", data, "-h", "127.0.0.1", "-p", self._port, "-k", "", *options]
-        with open(self._directory / "log", "wb") as log:
+        with open(self._directory / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [str(self._programs / "postgres"), *map(str, command)],
                 cwd=self._directory,

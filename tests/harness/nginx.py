@@ -1,0 +1,81 @@
+"""A real nginx on a free port of the loopback, as a proxy in front of other servers."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from tests.harness.server import free_port
+
+START_SECONDS = 30
+STOP_SECONDS = 30
+
+_CONFIG = """\
+{user}
+worker_processes 1;
+daemon off;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log warn;
+events {{ worker_connections 1024; }}
+http {{
+    access_log {directory}/access.log;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    {http}
+}}
+"""
+
+
+def find_nginx() -> str | None:
+    """Return the program; Debian keeps it in sbin, which not every PATH names."""
+    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+class Nginx:
+    """Runs with the text of an ``http`` block; ``listen`` this object's ``port`` there."""
+
+    def __init__(self, program: str, directory: Path) -> None:
+        self._program = program
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        """The base URL, without a slash at its end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, http: str) -> None:
+        """Start and wait until it listens."""
+        config = self._directory / "nginx.conf"
+        # As root, its workers would become another user, who may not write here.
+        user = f"user {pwd.getpwuid(0).pw_name};" if os.geteuid() == 0 else ""
+        config.write_text(_CONFIG.format(user=user, directory=self._directory, http=http))
+        self._process = subprocess.Popen(
+            [self._program, "-p", str(self._directory), "-c", str(config)],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        give_up_at = time.monotonic() + START_SECONDS
+        while self._process.poll() is None and time.monotonic() < give_up_at:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.02)  # starting; the loop ends by its deadline
+        raise AssertionError((self._directory / "error.log").read_text())
+
+    def stop(self) -> None:
+        """Stop it at once."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait(STOP_SECONDS)

@@ -1,0 +1,60 @@
+"""Nodes with disks of their own: an upload belongs to the node it was begun on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness.native import MIB, Native
+from tests.live.wire import until
+from tests.nodes.conftest import StartCluster
+
+pytestmark = pytest.mark.live
+
+Content = Callable[[int], bytes]
+
+
+def test_an_upload_that_reaches_the_wrong_node_is_sent_away_and_loses_nothing(
+    start_cluster: StartCluster, content: Content
+) -> None:
+    cluster = start_cluster(shared_storage=False)
+    right, wrong = (Native(node) for node in cluster.nodes)
+    data = content(3 * MIB)
+    upload = right.init(size=len(data))
+    right.put(upload, 0, data[:MIB])
+    refused = wrong.put_raw(upload, 1, data[MIB : 2 * MIB])
+    assert refused.status_code == 503
+    assert refused.json()["code"] == "wrong_root"
+    assert int(refused.headers["Retry-After"]) > 0
+    wrong.put(upload, 0, data[:MIB])  # received before: its receipt is in the ledger
+    assert wrong.pending(upload) == [1, 2]
+    assert cluster.nodes[1].staged_files() == []
+    right.put_all(upload, data)
+    # Whoever is asked, the node that has the bytes finishes.
+    assert wrong.complete_raw(upload).status_code in (200, 202)
+    status = until(lambda: _complete(right.status(upload)))
+    assert Path(status["final_path"]).read_bytes() == data
+    assert wrong.cancel_raw(upload).status_code == 200
+    assert Path(status["final_path"]).exists(), "only the node that has it can remove it"
+    right.server.flask("uploads", "cleanup")
+    until(lambda: not Path(status["final_path"]).exists())
+
+
+def test_a_node_sweeps_only_what_is_on_its_own_disk(
+    start_cluster: StartCluster, content: Content
+) -> None:
+    cluster = start_cluster(shared_storage=False, UPLOAD_TTL_HOURS=0.0003)
+    first, second = cluster.nodes
+    upload = Native(first).init(size=2 * MIB)
+    assert len(first.staged_files()) == 1
+    until(lambda: Native(second).request("GET", f"/upload/{upload.id}/status").status_code == 404)
+    assert upload.id not in second.flask("uploads", "cleanup").stdout
+    assert len(first.staged_files()) == 1
+    assert upload.id in first.flask("uploads", "cleanup").stdout
+    assert first.staged_files() == []
+
+
+def _complete(status: dict[str, object]) -> dict[str, object] | None:
+    return status if status["status"] == "complete" else None
