@@ -1,4 +1,4 @@
-"""The open connections of a gunicorn worker, and how those that wait end when it stops.
+"""The open connections of a gunicorn worker: how those end that would stay for nothing.
 
 gunicorn's gevent worker stops once no connection is open. One that is kept alive
 between two requests, or has not sent a whole head yet, counts as open for as
@@ -9,6 +9,7 @@ client with a connection pool would have the worker killed instead of ended.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -29,9 +30,14 @@ _plain_socket = monkey.get_original("socket", "socket")
 
 
 class Connections:
-    """Knows which connections of a worker wait for a request, and since when."""
+    """Knows which connections of a worker wait for a request, and since when.
 
-    def __init__(self) -> None:
+    A client that takes nothing of an answer for ``send_timeout_seconds`` loses
+    its connection: it would hold its greenlet and the answer for ever.
+    """
+
+    def __init__(self, send_timeout_seconds: float) -> None:
+        self._send_timeout_milliseconds = int(send_timeout_seconds * 1000)
         self._waiting: dict[socket.socket, float] = {}
 
     def watch(self, worker: Any) -> None:
@@ -54,6 +60,7 @@ class Connections:
     def _watched(self, handle: Callable[..., Any]) -> Callable[..., Any]:
         def watched(listener: Any, connection: socket.socket, address: Any) -> Any:
             self._waiting[connection] = time.monotonic()
+            self._bound_sending(connection)
             try:
                 return handle(listener, connection, address)
             finally:
@@ -61,11 +68,19 @@ class Connections:
 
         return watched
 
+    def _bound_sending(self, connection: socket.socket) -> None:
+        """Have the kernel end a connection whose peer is gone or keeps its window shut (tcp(7))."""
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
+        if option is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+            connection.setsockopt(socket.IPPROTO_TCP, option, self._send_timeout_milliseconds)
+
     def _busy(self, handle_request: Callable[..., Any]) -> Callable[..., Any]:
         def busy(listener: Any, request: Any, connection: socket.socket, address: Any) -> Any:
             self._waiting.pop(connection, None)
             try:
                 return handle_request(listener, request, connection, address)
+            except TimeoutError as error:  # the kernel has ended it; gunicorn takes that for a bug
+                raise ConnectionResetError(errno.ECONNRESET, "the client takes nothing") from error
             finally:
                 self._waiting[connection] = time.monotonic()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import resource
 import socket
@@ -11,14 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Self
 
 import pytest
 
 from tests.conftest import StartServer
 from tests.harness.native import MIB, TIMEOUT_SECONDS, Native, Upload
-from tests.harness.server import Server
-from tests.live.wire import Connection, ask_ledger, put_head, until
+from tests.harness.server import API_KEY, Server
+from tests.live.wire import Connection, ask_ledger, log_events, put_head, until
 
 pytestmark = pytest.mark.live
 
@@ -200,3 +202,28 @@ def test_a_file_of_one_tebibyte_is_created_and_told_of_in_under_a_second(single:
     log.info("1 TiB: created in %.2f s, told of in %.2f s", min(creating), min(telling))
     assert min(creating) < 1, creating
     assert min(telling) < 1, telling
+
+
+def test_a_client_that_never_reads_a_large_answer_loses_its_connection(
+    start_server: StartServer,
+) -> None:
+    server = start_server(WORKERS=1, BODY_IDLE_TIMEOUT_SECS=2, CHECK_FREE_DISK="false")
+    document = json.dumps({"filename": "large.bin", "total_size": 60_000 * MIB}).encode()
+    head = f"POST /upload/init HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: {API_KEY}\r\n"
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", server.port))
+        sock.sendall(f"{head}Content-Length: {len(document)}\r\n\r\n".encode() + document)
+        until(lambda: any(line["path"] == "/upload/init" for line in log_events(server, "request")))
+        assert _is_connected(server, sock), "the answer does not fit into the kernel's buffers"
+        until(lambda: not _is_connected(server, sock), what="the connection was ended")
+
+
+def _is_connected(server: Server, sock: socket.socket) -> bool:
+    """Tell whether the server's side of a connection is established (proc(5), net/tcp)."""
+    ports = f"{server.port:04X}", f"{sock.getsockname()[1]:04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(
+        (local.rpartition(":")[2], remote.rpartition(":")[2]) == ports and state == "01"
+        for _, local, remote, state, *_ in lines
+    )
