@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ from bench.client import TransferFailed
 from bench.control import ControlRow, measure_control_plane
 from bench.goals import verdicts
 from bench.hashing import cores, hash_bytes_per_second
-from bench.loads import DEFAULT_LOADS, GIB, Durability, Load, parse_loads
+from bench.loads import GIB, Durability, Load, parse_loads
 from bench.memory import EXTRA_BYTES, Reserve
 from bench.peers.base import CallFailed, Peer, WrongContent
 from bench.procs import ServerFailed
@@ -53,6 +53,7 @@ class Run:
     hash_rates: list[float] = field(default_factory=list)
     control: list[ControlRow] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     thoroughly_checked: set[Peer] = field(default_factory=set)
 
 
@@ -61,7 +62,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--rounds", type=int, default=3, help="how often each cell is measured (default 3)")
     add("--scale", type=float, default=1.0, help="bytes a cell, times this (default 1)")
-    add("--loads", default=",".join(DEFAULT_LOADS), help="MiB x connections (default %(default)s)")
+    add("--loads", default="", help="MiB x connections, by comma, as 50x4 (default: each one's)")
     add("--peers", default="", help="only receivers whose name contains one of these, by comma")
     add("--durability", choices=list(Durability), help="only receivers of this durability")
     add("--patience", type=float, default=0.0, help="wait up to so many seconds for quiet cores")
@@ -70,8 +71,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def chosen_peers(names: str, durability: Durability | None) -> list[Peer]:
-    """Return the receivers asked for that can be measured here; says which cannot.
+def chosen_peers(names: str, durability: Durability | None, left_out: list[str]) -> list[Peer]:
+    """Return the receivers asked for that can be measured here; adds the others to ``left_out``.
 
     Raises ValueError if none is left.
     """
@@ -84,12 +85,22 @@ def chosen_peers(names: str, durability: Durability | None) -> list[Peer]:
         if durability and peer.durability != durability:
             continue
         if reason := peer.missing():
-            say(f"left out: {peer.name} ({peer.durability}): {reason}")
+            left_out.append(f"{peer.name} ({peer.durability}): {reason}")
+            say(f"left out: {left_out[-1]}")
             continue
         chosen.append(peer)
     if not chosen:
         raise ValueError(f"none of the receivers is called {names!r}")
     return chosen
+
+
+def cells_of(chosen: Sequence[Peer], loads: str, scale: float) -> list[tuple[Peer, Load]]:
+    """Return every receiver with each of its loads, or with those that ``loads`` names.
+
+    Raises ValueError on a name that is not a load.
+    """
+    named = loads.split(",") if loads else None
+    return [(peer, load) for peer in chosen for load in parse_loads(named or peer.loads, scale)]
 
 
 def say(text: str) -> None:
@@ -175,10 +186,10 @@ def main() -> int:
     disk = refuse_memory_filesystem(options.dir)
     if shutil.disk_usage(options.dir).free < _FREE_BYTES_NEEDED:
         raise ValueError(f"less than 8 GiB free in {options.dir}; give another one by --dir")
-    loads = parse_loads(options.loads.split(","), options.scale)
-    chosen = chosen_peers(options.peers, options.durability)
-    cells = [(peer, load) for load in loads for peer in chosen]
     run = Run()
+    chosen = chosen_peers(options.peers, options.durability, run.left_out)
+    cells = cells_of(chosen, options.loads, options.scale)
+    loads = {load for _, load in cells}
     with scratch(options.dir) as directory:
         sources = {
             size: Source.create(directory / f"source-{size}", size)
@@ -200,6 +211,7 @@ def main() -> int:
         "hash_bytes_per_second": run.hash_rates,
         "samples": [sample_json(sample) for sample in run.samples],
         "control": [asdict(row) for row in run.control],
+        "left_out": run.left_out,
         "failures": run.failures,
     }
     keep(options.out, text, document)
@@ -215,6 +227,7 @@ def text_of(run: Run, options: argparse.Namespace, facts: dict[str, Any]) -> str
         f"Medians of {options.rounds} interleaved rounds. MB are 10^6 bytes.",
         "\n".join(f"- {name}: {value}" for name, value in facts.items()),
         throughput_table(rows),
+        *remarks({row.peer for row in rows}),
         hashing_line(run.hash_rates, cores()),
     ]
     if noise := noise_line(run.samples):
@@ -222,8 +235,15 @@ def text_of(run: Run, options: argparse.Namespace, facts: dict[str, Any]) -> str
     if run.control:
         parts.append(control_table(run.control))
     parts.append("\n".join(verdict.text() for verdict in found))
+    parts += (f"LEFT OUT: {reason}" for reason in run.left_out)
     parts += (f"FAILED: {failure}" for failure in run.failures)
     return "\n\n".join(parts)
+
+
+def remarks(names: Container[str]) -> list[str]:
+    """Return what is to be known of the figures of these receivers, as a list in Markdown."""
+    told = {peer.name: peer.remark for peer in peers.ALL if peer.name in names and peer.remark}
+    return ["\n".join(f"- {name}: {remark}." for name, remark in told.items())] if told else []
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

@@ -75,7 +75,14 @@ class TransferFailed(Exception):
 
 def put_head(path: str, length: int, headers: Sequence[tuple[str, str]] = ()) -> str:
     """Return the head of a PUT of ``length`` bytes."""
-    lines = [f"PUT {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {length}"]
+    return request_head("PUT", path, length, headers)
+
+
+def request_head(
+    method: str, path: str, length: int, headers: Sequence[tuple[str, str]] = ()
+) -> str:
+    """Return the head of a request with ``length`` bytes."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {length}"]
     lines.extend(f"{name}: {value}" for name, value in headers)
     return "\r\n".join([*lines, "", ""])
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bench.control import ControlRow
-from bench.loads import Durability, make_load
+from bench.loads import Durability, make_load, parse_loads
 from bench.peers.native import NativeParts
 from bench.peers.nginx import Nginx
 from bench.peers.pump import UnhashedPump
+from bench.peers.tus import LonghaulTus, LonghaulTusChecksum
+from bench.peers.tus_node import TusNode
+from bench.peers.tusd import Tusd
 from bench.report import Verdict, ratio_to
 from bench.stats import Row, find_row, hashing_bound
 
@@ -34,6 +37,7 @@ def verdicts(
     """
     found = list(_unhashed_verdicts(rows, scale))
     found += _hashing_verdicts(rows, max(hash_rates), cores, scale)
+    found += _tus_verdicts(rows, scale)
     found += (
         Verdict(
             f"{row.call}: under {CONTROL_SECONDS:.0f} s",
@@ -74,3 +78,28 @@ def _hashing_verdicts(
         share, best = speed.median / bound, speed.greatest / bound
         measured = f"{speed.text()} of {bound:.0f} MB/s, {share:.0%} (best round {best:.0%})"
         yield Verdict(goal, measured, share >= HASHING_SHARE)
+
+
+def _tus_verdicts(rows: Sequence[Row], scale: float) -> Iterator[Verdict]:
+    """In every cell ahead of the reference servers, and unhashed not behind nginx."""
+    for peer in (LonghaulTus, LonghaulTusChecksum):
+        others = [TusNode.name, Tusd.name, *([] if peer.checksum else [Nginx.name])]
+        for load in parse_loads(peer.loads, scale):
+            for durability in (Durability.RELAXED, Durability.STRICT):
+                goal = f"{load.label} {durability}, {peer.name}: ahead of {', '.join(others)}"
+                row = find_row(rows, peer.name, durability, load)
+                yield _ahead(goal, row, others, rows)
+
+
+def _ahead(goal: str, row: Row | None, others: Sequence[str], rows: Sequence[Row]) -> Verdict:
+    """Judge a row by its ratio to each of the others: one that is faster is enough to miss."""
+    if row is None:
+        return Verdict(goal, "-", None)
+    ratios = {other: ratio_to(other, row, rows) for other in others}
+    measured = ", ".join(
+        f"{other} not measured" if ratio is None else f"{ratio:.2f} x {other}"
+        for other, ratio in ratios.items()
+    )
+    if any(ratio is not None and ratio < 1 for ratio in ratios.values()):
+        return Verdict(goal, measured, False)
+    return Verdict(goal, measured, None if None in ratios.values() else True)

@@ -5,7 +5,7 @@ A load is a plain value. It knows nothing of receivers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -86,4 +86,10 @@ def parse_loads(texts: Iterable[str], scale: float) -> list[Load]:
     return loads
 
 
-DEFAULT_LOADS = ("50x1", "50x4", "1x1", "1x4")
+DEFAULT_LOADS: Sequence[str] = ("50x1", "50x4", "1x1", "1x4")
+
+#: For receivers that are there for comparison only: a run is to end within ten minutes or so.
+BRIEF_LOADS: Sequence[str] = ("50x4", "1x4")
+
+#: What tus clients send: a large file at once, or chunks as browsers are often told to.
+TUS_LOADS: Sequence[str] = ("50x1", "50x4", "5x1", "5x4")

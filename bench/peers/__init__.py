@@ -9,6 +9,9 @@ from bench.peers.nginx import Nginx, NginxSmallBuffer
 from bench.peers.plain_flask import PlainFlask
 from bench.peers.pump import UnhashedPump
 from bench.peers.sink import Sink
+from bench.peers.tus import LonghaulTus, LonghaulTusChecksum
+from bench.peers.tus_node import TusNode
+from bench.peers.tusd import Tusd
 
 ALL: tuple[Peer, ...] = (
     Sink(Durability.NONE),
@@ -17,8 +20,16 @@ ALL: tuple[Peer, ...] = (
     PlainFlask(Durability.RELAXED),
     UnhashedPump(Durability.RELAXED),
     NativeParts(Durability.RELAXED),
+    TusNode(Durability.RELAXED),
+    Tusd(Durability.RELAXED),
+    LonghaulTus(Durability.RELAXED),
+    LonghaulTusChecksum(Durability.RELAXED),
     Nginx(Durability.STRICT),
     PlainFlask(Durability.STRICT),
     UnhashedPump(Durability.STRICT),
     NativeParts(Durability.STRICT),
+    TusNode(Durability.STRICT),
+    Tusd(Durability.STRICT),
+    LonghaulTus(Durability.STRICT),
+    LonghaulTusChecksum(Durability.STRICT),
 )

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.client import Transfer
-from bench.loads import Durability, Load
+from bench.loads import DEFAULT_LOADS, Durability, Load
 from bench.source import Source, file_sha256
 
 #: Where ``python -m bench`` is run from; servers of ours find their modules there.
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+#: Of receivers whose file is synced from outside; how, is in ``Transfer.sync_path``.
+NEVER_SYNCS = "it never syncs; strict is one fdatasync a file more, done by the client"
 
 #: Worker processes of every receiver: the tables compare designs, not settings.
 WORKERS = 2
@@ -48,14 +51,21 @@ class Peer(ABC):
 
     #: As the tables call it.
     name: str
+    #: What the reader of its figures must know.
+    remark = ""
     #: Measured only where ``--peers`` names it.
     on_request = False
+    #: What it is measured with unless ``--loads`` names others.
+    loads: Sequence[str] = DEFAULT_LOADS
 
     def __init__(self, durability: Durability) -> None:
         self.durability = durability
 
     def missing(self) -> str | None:
-        """Return why it cannot be measured here, None if it can."""
+        """Return why it cannot be measured here, None if it can.
+
+        Installs it first, if it comes from a package registry.
+        """
         return None
 
     @abstractmethod

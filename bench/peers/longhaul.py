@@ -16,7 +16,7 @@ from bench.loads import MIB, Durability
 from bench.peers.base import REPOSITORY, WORKERS, CallFailed, WrongContent
 from bench.procs import free_port, running
 
-_API_KEY = "bench-api-key"
+API_KEY = "bench-api-key"
 _JWT_SECRET = "bench-jwt-secret-of-enough-length"
 
 #: The slowest answer is that of a 1 TiB init.
@@ -53,7 +53,7 @@ class Server:
         try:
             connection.connect()
             body = None if document is None else json.dumps(document)
-            headers = {"X-API-Key": _API_KEY, "Content-Type": "application/json"}
+            headers = {"X-API-Key": API_KEY, "Content-Type": "application/json"}
             start = time.perf_counter()
             connection.request(method, path, body, headers)
             response = connection.getresponse()
@@ -96,7 +96,7 @@ def longhaul(
     port, storage = free_port(), directory / "storage"
     env = {
         "PYTHONPATH": str(REPOSITORY),
-        "API_KEY": _API_KEY,
+        "API_KEY": API_KEY,
         "JWT_SECRET": _JWT_SECRET,
         "BIND_ADDR": f"127.0.0.1:{port}",
         "LOCAL_STORAGE_PATH": str(storage),

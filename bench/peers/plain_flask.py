@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.client import Transfer, put_head
-from bench.loads import Durability, Load
+from bench.loads import BRIEF_LOADS, Durability, Load
 from bench.peers.base import REPOSITORY, Peer, Served, check_files, gunicorn_command
 from bench.procs import free_port, running
 from bench.source import Source
@@ -15,6 +15,7 @@ from bench.source import Source
 
 class PlainFlask(Peer):
     name = "plain Flask"
+    loads = BRIEF_LOADS
 
     @contextmanager
     def serve(self, directory: Path, load: Load, source: Source) -> Iterator[Served]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.client import Transfer, put_head
-from bench.loads import Load
+from bench.loads import BRIEF_LOADS, Load
 from bench.peers.base import REPOSITORY, Peer, Served
 from bench.procs import free_port, running
 from bench.source import Source
@@ -16,6 +16,7 @@ from bench.source import Source
 
 class Sink(Peer):
     name = "sink (client's ceiling)"
+    loads = BRIEF_LOADS
 
     @contextmanager
     def serve(self, directory: Path, load: Load, source: Source) -> Iterator[Served]:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bench.__main__ import Run, arguments, cells_of, chosen_peers, text_of
 from bench.cells import filesystem_type
 from bench.client import Plan, Transfer, TransferFailed, parse_response_head, put_head
 from bench.goals import verdicts
+from bench.install import NODE_DIRECTORY
 from bench.loads import GIB, MIB, Durability, Load, make_load, parse_loads
 from bench.memory import parse_meminfo_bytes
+from bench.peers.base import Peer, Served
 from bench.procs import parse_machine_cpu, parse_stat, parse_status_bytes, tree
-from bench.report import markdown_table, noise_line, throughput_table
+from bench.report import Verdict, markdown_table, noise_line, throughput_table
 from bench.source import Source
-from bench.stats import Sample, Spread, find_row, hashing_bound, rows_of
+from bench.stats import Row, Sample, Spread, find_row, hashing_bound, rows_of
+from bench.tus import patches
 
 _LOAD = Load(body_bytes=50 * MIB, connections=4, count=32)
 
@@ -91,6 +99,30 @@ def test_native_parts_are_judged_by_their_share_of_the_bound() -> None:
     (verdict,) = (v for v in verdicts(rows, [1e12], 2, [], 1.0) if v.reached is not None)
     assert verdict.reached
     assert "95%" in verdict.text()
+
+
+def _tus_rows(**seconds: float) -> list[Row]:
+    return rows_of([_sample(peer.replace("_", " "), time) for peer, time in seconds.items()])
+
+
+def _tus_verdict(rows: list[Row]) -> Verdict:
+    found = verdicts(rows, [1e9], 2, [], 1.0)
+    (verdict,) = (v for v in found if "Longhaul tus" in v.goal and v.measured != "-")
+    return verdict
+
+
+def test_tus_is_to_be_ahead_of_each_reference_server_and_not_behind_nginx() -> None:
+    peers = {"@tus/server": 3.0, "tusd": 2.0, "nginx": 1.0}
+    assert _tus_verdict(_tus_rows(**peers, Longhaul_tus=1.0)).reached is True
+    assert _tus_verdict(_tus_rows(**peers, Longhaul_tus=1.1)).reached is False
+
+
+def test_a_reference_server_that_is_missing_leaves_a_goal_open_and_is_named() -> None:
+    verdict = _tus_verdict(_tus_rows(nginx=1.0, tusd=3.0, Longhaul_tus=1.0))
+    assert verdict.reached is None
+    assert "@tus/server not measured" in verdict.text()
+    behind = _tus_verdict(_tus_rows(nginx=1.0, tusd=3.0, Longhaul_tus=2.0))
+    assert behind.reached is False
 
 
 def test_other_programs_beside_the_cells_are_told() -> None:
@@ -172,6 +204,61 @@ def test_a_put_has_its_length_and_headers() -> None:
     assert put_head("/a", 3, [("X-Y", "z")]) == (
         "PUT /a HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3\r\nX-Y: z\r\n\r\n"
     )
+
+
+def test_a_patch_sends_its_body_from_the_first_byte_with_its_checksum(tmp_path: Path) -> None:
+    source = Source.create(tmp_path / "source", 4096)
+    (patch, _) = patches(["/files/a", "/files/b"], source, checksum="sha1")
+    body = source.path.read_bytes()[:4096]
+    digest = base64.b64encode(hashlib.sha1(body).digest()).decode()
+    lines = patch.head.split("\r\n")
+    assert lines[0] == "PATCH /files/a HTTP/1.1"
+    assert {"Upload-Offset: 0", f"Upload-Checksum: sha1 {digest}"} <= set(lines)
+    assert (patch.offset, patch.length, patch.status) == (0, 4096, 204)
+
+
+class _Absent(Peer):
+    name = "absent"
+
+    def missing(self) -> str | None:
+        return "it is not installed"
+
+    def serve(self, directory: Path, load: Load, source: Source) -> AbstractContextManager[Served]:
+        raise NotImplementedError
+
+
+def test_a_peer_that_is_missing_is_named_in_what_is_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bench.peers.ALL", (_Absent(Durability.RELAXED), _Sink(Durability.NONE)))
+    run = Run(samples=[_sample("sink", 1.0)], hash_rates=[1e9])
+    assert [peer.name for peer in chosen_peers("", None, run.left_out)] == ["sink"]
+    assert "LEFT OUT: absent (relaxed): it is not installed" in text_of(run, arguments([]), {})
+
+
+class _Sink(_Absent):
+    name = "sink"
+
+    def missing(self) -> str | None:
+        return None
+
+
+def test_a_receiver_is_measured_with_its_own_loads_unless_others_are_named() -> None:
+    peer = _Sink(Durability.NONE)
+    assert [load.label for _, load in cells_of([peer], "", 1.0)] == [
+        "50 MiB x 1",
+        "50 MiB x 4",
+        "1 MiB x 1",
+        "1 MiB x 4",
+    ]
+    assert cells_of([peer], "5x4", 1.0) == [(peer, make_load(5, 4))]
+
+
+def test_what_npm_installs_for_the_benchmark_is_pinned() -> None:
+    package = json.loads((NODE_DIRECTORY / "package.json").read_text())
+    locked = json.loads((NODE_DIRECTORY / "package-lock.json").read_text())
+    for name, version in package["dependencies"].items():
+        assert locked["packages"][f"node_modules/{name}"]["version"] == version
 
 
 def test_an_answer_that_closes_the_connection_is_noticed() -> None:
