@@ -26,7 +26,7 @@ def create_app(settings: Settings | None = None, storage: Storage | None = None)
     from app import cli, logs
     from app.ledger import migrate
     from app.ledger.models import db
-    from app.protocols import cors, native, requests, sessions, system
+    from app.protocols import cors, downloads, native, requests, sessions, system
     from app.protocols.context import EXTENSION
     from app.settings import load_settings
     from app.wiring import Wiring
@@ -47,5 +47,7 @@ def create_app(settings: Settings | None = None, storage: Storage | None = None)
     app.register_blueprint(system.bp)
     app.register_blueprint(sessions.bp)
     app.register_blueprint(native.bp)
+    if settings.downloads:
+        app.register_blueprint(downloads.bp)
     cli.install(app, wiring)
     return app

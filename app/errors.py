@@ -21,6 +21,7 @@
     │   ├── BodyStalled         the client stopped sending
     │   ├── UploadLocked        another request is writing this
     │   ├── LeaseLost           this request was too slow and has been replaced
+    │   ├── UploadUnfinished    it cannot be read yet; says how far it is
     │   ├── LedgerBusy          the database did not answer in time
     │   ├── StorageUnavailable  disk, share or bucket does not answer
     │   ├── WrongRoot           the upload's bytes are on another node's disk
@@ -190,6 +191,16 @@ class LeaseLost(TryAgain):
 
     def __init__(self) -> None:
         super().__init__("This request was overtaken and nothing was stored; try again")
+
+
+class UploadUnfinished(TryAgain):
+    code = "upload_unfinished"
+
+    def __init__(self, state: str, received: int, part_count: int) -> None:
+        super().__init__(
+            f"Upload is {state}: {received} of {part_count} parts have arrived; "
+            "the file can be read once it is complete"
+        )
 
 
 class LedgerBusy(TryAgain):

@@ -140,8 +140,9 @@ class Settings(BaseSettings):
         description="Hours until an unfinished upload expires; fractions allowed",
     )
     body_idle_timeout_secs: types.Seconds = Field(
-        60, description="Give a request up when its body stands still for so long"
+        60, description="Give a request up when its body, or its answer, stands still for so long"
     )
+    downloads: types.Switch = Field(True, description="Let owners read their files back")
     max_concurrent_finalizations: types.Count = Field(4, description="Uploads finalized at a time")
     complete_wait_secs: types.SecondsOrZero = Field(
         2, description="How long POST /complete waits for the file before it answers 202"

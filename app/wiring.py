@@ -22,6 +22,7 @@ from app.settings import Settings
 from app.storage.base import Storage
 from app.storage.local import LocalStorage
 from app.uploads.policy import Policy
+from app.uploads.reading import FileReader
 from app.uploads.service import UploadService
 from app.version import VERSION
 
@@ -82,6 +83,11 @@ class Wiring:
     def uploads(self) -> UploadService:
         """The upload service; finalizing is woken once ``runner`` is started."""
         return UploadService(self.ledger, self.storage, self.clock, self.policy, self.drain)
+
+    @cached_property
+    def files(self) -> FileReader:
+        """Finds and opens files for reading."""
+        return FileReader(self.ledger, self.storage, self.clock, self.policy)
 
     @cached_property
     def finalizer(self) -> Finalizer:

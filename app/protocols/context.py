@@ -15,6 +15,7 @@ from app.ingest.whole import read_whole
 from app.ledger.database import Ledger
 from app.settings import Settings
 from app.storage.base import Storage
+from app.uploads.reading import FileReader
 from app.uploads.service import UploadService
 
 #: Where ``create_app`` puts the context.
@@ -37,6 +38,9 @@ class Context(Protocol):
 
     @property
     def uploads(self) -> UploadService: ...
+
+    @property
+    def files(self) -> FileReader: ...
 
 
 def context() -> Context:

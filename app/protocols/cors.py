@@ -19,6 +19,9 @@ ALLOWED_HEADERS = (
     "X-API-Key",
     "X-Request-ID",
     "Content-Digest",
+    "Range",
+    "If-Range",
+    "If-None-Match",
     "Tus-Resumable",
     "Upload-Length",
     "Upload-Offset",
@@ -31,7 +34,15 @@ ALLOWED_HEADERS = (
 )
 
 #: What a page may read of an answer, beside the few that it always may.
-EXPOSED_HEADERS = ("X-Request-ID", "Retry-After", "Location")
+EXPOSED_HEADERS = (
+    "X-Request-ID",
+    "Retry-After",
+    "Location",
+    "Content-Disposition",
+    "Content-Range",
+    "Accept-Ranges",
+    "ETag",
+)
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 

@@ -35,6 +35,7 @@ NATIVE: StatusTable = {
     errors.StorageFull: 507,
     errors.TryAgain: 503,
     errors.BodyStalled: 408,
+    errors.UploadUnfinished: 409,
     LedgerOutdated: 503,
 }
 
