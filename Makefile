@@ -15,6 +15,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # Newer than the pins as long as the environment is up to date.
 RUN_STAMP := $(VENV)/.run-$(EXTRAS)
 TEST_STAMP := $(VENV)/.test
+NODE_STAMP := node_modules/.test
 
 .DEFAULT_GOAL := help
 .PHONY: help run dev test lint bench clean
@@ -28,7 +29,7 @@ run: $(RUN_STAMP) ## Serve on port 3000: environment, secrets, tables and all
 dev: $(RUN_STAMP) ## Serve, and start again whenever a file changes
 	@$(BIN)/python deploy/serve --reload $(ARGS)
 
-test: $(TEST_STAMP) ## Run all tests
+test: $(TEST_STAMP) $(NODE_STAMP) ## Run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(TEST_STAMP) ## Check style, format and types
@@ -40,7 +41,7 @@ bench: $(TEST_STAMP) ## Measure Longhaul and its peers on this machine
 	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## Remove the environment and caches; uploads, ledger and .env stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build longhaul.egg-info
+	rm -rf $(VENV) node_modules bench/node/node_modules bench/go .pytest_cache .mypy_cache .ruff_cache .hypothesis build longhaul.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN_STAMP): $(PINS)
@@ -54,3 +55,12 @@ $(TEST_STAMP): $(PINS)
 	@echo "Installing into $(VENV), with what tests need ..."
 	@$(INSTALL) --editable '.[test,postgres]'
 	@touch $(VENV)/.run- $@
+
+# Only tests need it, and only those with browsers and clients in JavaScript.
+$(NODE_STAMP): package.json package-lock.json
+	@if command -v npm >/dev/null; then \
+		echo "Installing into node_modules ..."; \
+		npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch $@; \
+	else \
+		echo "npm is not installed: tests with browsers and JavaScript clients are left out"; \
+	fi

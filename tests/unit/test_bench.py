@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -16,7 +15,6 @@ from bench.__main__ import Run, arguments, cells_of, chosen_peers, text_of
 from bench.cells import filesystem_type
 from bench.client import Plan, Transfer, TransferFailed, parse_response_head, put_head
 from bench.goals import verdicts
-from bench.install import NODE_DIRECTORY
 from bench.loads import GIB, MIB, Durability, Load, make_load, parse_loads
 from bench.memory import parse_meminfo_bytes
 from bench.peers.base import Peer, Served
@@ -252,13 +250,6 @@ def test_a_receiver_is_measured_with_its_own_loads_unless_others_are_named() -> 
         "1 MiB x 4",
     ]
     assert cells_of([peer], "5x4", 1.0) == [(peer, make_load(5, 4))]
-
-
-def test_what_npm_installs_for_the_benchmark_is_pinned() -> None:
-    package = json.loads((NODE_DIRECTORY / "package.json").read_text())
-    locked = json.loads((NODE_DIRECTORY / "package-lock.json").read_text())
-    for name, version in package["dependencies"].items():
-        assert locked["packages"][f"node_modules/{name}"]["version"] == version
 
 
 def test_an_answer_that_closes_the_connection_is_noticed() -> None:

@@ -7,6 +7,7 @@ import configparser
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import stat
@@ -125,6 +126,17 @@ def test_every_library_the_app_imports_is_declared() -> None:
                 # pydantic_core is a part of pydantic, in a distribution of its own
                 origins |= {"pydantic"} if library == "pydantic_core" else set()
                 assert origins & names, f"{path.relative_to(ROOT)} imports {library}"
+
+
+@pytest.mark.parametrize("directory", [".", "bench/node"])
+def test_packages_from_npm_are_pinned_and_locked(directory: str) -> None:
+    package = json.loads((ROOT / directory / "package.json").read_text())
+    locked = json.loads((ROOT / directory / "package-lock.json").read_text())["packages"]
+    named = package.get("dependencies", {}) | package.get("devDependencies", {})
+    assert named
+    for name, version in named.items():
+        assert locked[f"node_modules/{name}"]["version"] == version
+    assert all("integrity" in entry for path, entry in locked.items() if path)
 
 
 def test_make_lists_its_targets_by_itself() -> None:
