@@ -32,10 +32,10 @@ _BUNDLE_SECONDS = 120
 
 def find_chromium() -> str:
     """Return Chromium's path, or skip the test (fail it in CI)."""
-    for name in _CHROMIUM_NAMES:
-        if path := shutil.which(name):
-            return path
-    lacking("Chromium is not installed (Debian: apt-get install chromium)")
+    path = next(filter(None, map(shutil.which, _CHROMIUM_NAMES)), None)
+    if path is None:
+        lacking("Chromium is not installed (Debian: apt-get install chromium)")
+    return path
 
 
 def find_node() -> str:
