@@ -26,7 +26,7 @@ def create_app(settings: Settings | None = None, storage: Storage | None = None)
     from app import cli, logs
     from app.ledger import migrate
     from app.ledger.models import db
-    from app.protocols import cors, downloads, native, requests, sessions, system
+    from app.protocols import cors, downloads, native, requests, sessions, system, tus
     from app.protocols.context import EXTENSION
     from app.settings import load_settings
     from app.wiring import Wiring
@@ -49,5 +49,6 @@ def create_app(settings: Settings | None = None, storage: Storage | None = None)
     app.register_blueprint(native.bp)
     if settings.downloads:
         app.register_blueprint(downloads.bp)
+    tus.install(app)
     cli.install(app, wiring)
     return app

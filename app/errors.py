@@ -10,15 +10,23 @@
     │   ├── PartConflict        the part is stored already, with other bytes
     │   ├── PartsMissing        complete was asked for too early
     │   ├── TargetRefused       a webhook address that must not be called
+    │   ├── OffsetMismatch      an append does not begin where the upload ends
+    │   ├── NotAppendable       an upload that is made of others takes no bytes
+    │   ├── BodyTooLong         more bytes than the upload still lacks
+    │   ├── UnknownVersion      a version of the protocol that is not spoken here
+    │   ├── UnknownContentType  a body of a type that is not accepted
     │   └── UploadTooLarge      over MAX_UPLOAD_BYTES or the number of parts
     ├── NotAuthenticated        no credentials, or wrong ones
     │   └── TokenExpired        they were right once
     ├── NotAuthorized           right credentials, not for this
     ├── UploadNotFound          unknown, cancelled, expired, or somebody else's
+    │   └── UploadGone          it was here: expired or deleted not long ago
     ├── UploadNotOpen           the state forbids it; says which state
+    ├── TakenOver               a newer request appends; what had arrived is kept
     ├── StorageFull             no room on the storage
     ├── TryAgain                passes by itself; the client comes back
     │   ├── BodyStalled         the client stopped sending
+    │   ├── BodyCut             the connection broke within an append
     │   ├── UploadLocked        another request is writing this
     │   ├── LeaseLost           this request was too slow and has been replaced
     │   ├── UploadUnfinished    it cannot be read yet; says how far it is
@@ -49,10 +57,11 @@ class LonghaulError(Exception):
     """
 
     code = "internal_error"
+    text = ""  # the message where none is given
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(self, message: str = "") -> None:
+        self.message = message or self.text
+        super().__init__(self.message)
 
 
 class RequestRefused(LonghaulError):
@@ -95,17 +104,15 @@ class PartSizeMismatch(RequestRefused):
 class DigestMismatch(RequestRefused):
     code = "digest_mismatch"
 
-    def __init__(self) -> None:
+    def __init__(self, header: str = "Content-Digest") -> None:
         super().__init__(
-            "Content-Digest does not match the body received; nothing was stored, send it again"
+            f"{header} does not match the body received; nothing was stored, send it again"
         )
 
 
 class PartConflict(RequestRefused):
     code = "part_conflict"
-
-    def __init__(self) -> None:
-        super().__init__("Part already uploaded with other bytes")
+    text = "Part already uploaded with other bytes"
 
 
 class PartsMissing(RequestRefused):
@@ -119,6 +126,34 @@ class PartsMissing(RequestRefused):
 
 class TargetRefused(RequestRefused):
     code = "target_refused"
+
+
+class OffsetMismatch(RequestRefused):
+    code = "offset_mismatch"
+
+    def __init__(self, offset: int, wanted: int) -> None:
+        super().__init__(f"The upload has {offset} bytes; appending at {wanted} is not possible")
+        self.offset = offset
+
+
+class NotAppendable(RequestRefused):
+    code = "not_appendable"
+    text = "This upload is made of others and takes no bytes of its own"
+
+
+class BodyTooLong(RequestRefused):
+    code = "body_too_long"
+
+    def __init__(self, room_bytes: int) -> None:
+        super().__init__(f"The body is longer than the {room_bytes} bytes that may still come")
+
+
+class UnknownVersion(RequestRefused):
+    code = "unknown_version"
+
+
+class UnknownContentType(RequestRefused):
+    code = "unknown_content_type"
 
 
 class UploadTooLarge(RequestRefused):
@@ -139,9 +174,12 @@ class NotAuthorized(LonghaulError):
 
 class UploadNotFound(LonghaulError):
     code = "upload_not_found"
+    text = "Upload not found: unknown id, or it was cancelled or has expired"
 
-    def __init__(self) -> None:
-        super().__init__("Upload not found: unknown id, or it was cancelled or has expired")
+
+class UploadGone(UploadNotFound):
+    code = "upload_gone"
+    text = "The upload has expired or was deleted; start a new one"
 
 
 class UploadNotOpen(LonghaulError):
@@ -154,13 +192,14 @@ class UploadNotOpen(LonghaulError):
         self.state = state
 
 
+class TakenOver(LonghaulError):
+    code = "taken_over"
+    text = "A newer request goes on with this upload; ask for the offset first"
+
+
 class StorageFull(LonghaulError):
     code = "storage_full"
-
-    def __init__(
-        self, message: str = "Not enough free space on the storage; free some or try later"
-    ) -> None:
-        super().__init__(message)
+    text = "Not enough free space on the storage; free some or try later"
 
 
 class TryAgain(LonghaulError):
@@ -179,18 +218,19 @@ class BodyStalled(TryAgain):
         )
 
 
+class BodyCut(TryAgain):
+    code = "body_cut"
+    text = "The body broke off before its end; ask for the offset and go on"
+
+
 class UploadLocked(TryAgain):
     code = "upload_locked"
-
-    def __init__(self) -> None:
-        super().__init__("Another request is writing this; try again in a moment")
+    text = "Another request is writing this; try again in a moment"
 
 
 class LeaseLost(TryAgain):
     code = "lease_lost"
-
-    def __init__(self) -> None:
-        super().__init__("This request was overtaken and nothing was stored; try again")
+    text = "This request was overtaken and nothing was stored; try again"
 
 
 class UploadUnfinished(TryAgain):
@@ -205,33 +245,23 @@ class UploadUnfinished(TryAgain):
 
 class LedgerBusy(TryAgain):
     code = "ledger_busy"
-
-    def __init__(self) -> None:
-        super().__init__("The database is busy or unreachable; try again")
+    text = "The database is busy or unreachable; try again"
 
 
 class StorageUnavailable(TryAgain):
     code = "storage_unavailable"
     retry_after_seconds = 5
-
-    def __init__(
-        self, message: str = "The storage does not answer at the moment; try again"
-    ) -> None:
-        super().__init__(message)
+    text = "The storage does not answer at the moment; try again"
 
 
 class WrongRoot(TryAgain):
     code = "wrong_root"
-
-    def __init__(self) -> None:
-        super().__init__("This upload's bytes are on another node's disk; try again")
+    text = "This upload's bytes are on another node's disk; try again"
 
 
 class ShuttingDown(TryAgain):
     code = "shutting_down"
-
-    def __init__(self) -> None:
-        super().__init__("The server is restarting; try again")
+    text = "The server is restarting; try again"
 
 
 class StorageFault(LonghaulError):
@@ -262,6 +292,4 @@ class PartsLost(StorageFault):
 
 class TargetExists(StorageFault):
     code = "target_exists"
-
-    def __init__(self) -> None:
-        super().__init__("A file of the final name exists already and was left untouched")
+    text = "A file of the final name exists already and was left untouched"

@@ -21,6 +21,7 @@ from app.ledger.migrate import migrate
 from app.settings import Settings
 from app.storage.base import Storage
 from app.storage.local import LocalStorage
+from app.uploads.append_service import AppendService
 from app.uploads.policy import Policy
 from app.uploads.reading import FileReader
 from app.uploads.service import UploadService
@@ -88,6 +89,13 @@ class Wiring:
     def files(self) -> FileReader:
         """Finds and opens files for reading."""
         return FileReader(self.ledger, self.storage, self.clock, self.policy)
+
+    @cached_property
+    def appends(self) -> AppendService:
+        """The service of uploads that grow front to back."""
+        return AppendService(
+            self.ledger, self.storage, self.clock, self.policy, self.drain, self.uploads
+        )
 
     @cached_property
     def finalizer(self) -> Finalizer:

@@ -23,12 +23,12 @@ class State(StrEnum):
 
 
 #: Back to OPEN leads one way: the storage has lost parts, whose bits are
-#: cleared in the same transaction. COMPLETE expires only for tus partials.
+#: cleared in the same transaction.
 TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.OPEN: frozenset({State.FINALIZING, State.CANCELLED, State.EXPIRED}),
     State.FINALIZING: frozenset({State.COMPLETE, State.FAILED, State.OPEN}),
     State.FAILED: frozenset({State.FINALIZING, State.EXPIRED, State.CANCELLED, State.OPEN}),
-    State.COMPLETE: frozenset({State.DELETED, State.EXPIRED}),
+    State.COMPLETE: frozenset({State.DELETED}),
     State.CANCELLED: frozenset(),
     State.EXPIRED: frozenset(),
     State.DELETED: frozenset(),

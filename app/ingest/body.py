@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 WSGIEnvironment = dict[str, Any]
@@ -31,11 +32,20 @@ class Body(ABC):
         """Wait in the calling greenlet until it is worth taking bytes, or the time is up."""
 
     @abstractmethod
+    def wake(self) -> None:
+        """End the ``wait`` that is under way: there is something else to look at."""
+
+    @abstractmethod
     def take(self, buffer: memoryview) -> int:
         """Move bytes that are here already into ``buffer``; return how many, 0 for none now.
 
         Called in a native thread; never blocks. Sets ``cut`` at a premature end.
         """
+
+    @property
+    def trailers(self) -> Mapping[str, str]:
+        """Fields that came behind an ended body (RFC 9110 section 6.5), names in lower case."""
+        return {}
 
     @abstractmethod
     def more_within(self, milliseconds: int) -> bool:

@@ -7,7 +7,9 @@ time; bodies whose every byte counts (appends) stop at once and keep them.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 
 #: Parts stop this long before the kill: enough to answer and to be heard.
 PART_MARGIN_SECONDS = 5.0
@@ -19,11 +21,23 @@ class Drain:
     def __init__(self, graceful_timeout_seconds: float) -> None:
         self._graceful_timeout_seconds = graceful_timeout_seconds
         self._begun_at: float | None = None
+        self._wakes: set[Callable[[], None]] = set()
 
     def begin(self) -> None:
         """Note that the process has been asked to stop. Safe in a signal handler."""
         if self._begun_at is None:
             self._begun_at = time.monotonic()
+            for wake in list(self._wakes):
+                wake()
+
+    @contextlib.contextmanager
+    def waking(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Have ``wake`` called if the shutdown begins while the context lasts."""
+        self._wakes.add(wake)
+        try:
+            yield
+        finally:
+            self._wakes.discard(wake)
 
     @property
     def begun(self) -> bool:

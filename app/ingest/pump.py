@@ -75,6 +75,17 @@ def no_guard(_idle_seconds: float) -> LonghaulError | None:
     return None
 
 
+#: Told between two jobs, and about once a second, in the calling greenlet, how
+#: many bytes have been written; returns the error to stop with, or None to go on.
+#: Unlike a guard's, its stop never costs bytes that have been taken already.
+OnTurn = Callable[[int], LonghaulError | None]
+
+
+def _no_turn(_written: int) -> LonghaulError | None:
+    """Never stop a transfer, and keep no account."""
+    return None
+
+
 class _Buffers:
     """Reused buffers: as many as jobs run at once, whatever the number of connections."""
 
@@ -103,6 +114,7 @@ def pump(
     hasher: Hasher | None = None,
     guard: Guard = no_guard,
     native_writes: bool = True,
+    on_turn: OnTurn = _no_turn,
 ) -> Transfer:
     """Move a request's body into ``sink`` until it ends, one way or another.
 
@@ -112,7 +124,7 @@ def pump(
     """
     written, idle_seconds = 0, 0.0
     while not body.ended:
-        reason = guard(idle_seconds)
+        reason = guard(idle_seconds) or on_turn(written)
         if reason is not None:
             return Transfer(written, Ended.STOPPED, reason)
         if body.cut:

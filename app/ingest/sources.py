@@ -7,12 +7,14 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import gevent
 import gevent.socket
 from gevent import monkey
-from gevent.queue import Empty, Queue
+from gevent.event import Event
+from gevent.queue import Queue
 from gunicorn.http.errors import ParseException
 
 from app.ingest.body import Body, WSGIEnvironment
@@ -20,6 +22,9 @@ from app.ingest.body import Body, WSGIEnvironment
 #: The greenlet is woken when this many bytes wait in the kernel (or all that
 #: remain): each wake-up costs a hand-over to a thread, so few large ones.
 LOW_WATER_BYTES = 256 * 1024
+
+#: Of libev and libuv: watch for bytes to read.
+_READABLE = 1
 
 #: What one read of ``wsgi.input`` asks for.
 STREAM_READ_BYTES = 256 * 1024
@@ -48,6 +53,8 @@ class SocketBody(Body):
         self._ahead = memoryview(ahead[:length])
         self._low_water = 1
         self._slow = False
+        self._readable = gevent.get_hub().loop.io(self._fd, _READABLE)
+        self._stirred = Event()
         self._last_byte_at = time.monotonic()
 
     @property
@@ -63,11 +70,16 @@ class SocketBody(Body):
         if self._ahead:
             return
         self._set_low_water(min(LOW_WATER_BYTES, self._remaining))
-        self._slow = False
+        self._stirred.clear()
+        self._readable.start(self._stirred.set)
         try:
-            gevent.socket.wait_read(self._fd, timeout_seconds, TimeoutError())
-        except TimeoutError:
-            self._slow = True  # fewer bytes than the mark may still have come: take them
+            # Without a stir, fewer bytes than the mark may still have come: they are taken.
+            self._slow = not self._stirred.wait(timeout_seconds)
+        finally:
+            self._readable.stop()
+
+    def wake(self) -> None:
+        self._stirred.set()
 
     def take(self, buffer: memoryview) -> int:
         wanted = min(len(buffer), self._remaining)
@@ -102,6 +114,7 @@ class SocketBody(Body):
         return time.monotonic() - self._last_byte_at
 
     def close(self) -> None:
+        self._readable.close()
         # Tells gunicorn's length reader what is left; it must never wait for
         # bytes of this body that we have taken behind its back.
         self._length_reader.length = self._remaining
@@ -131,6 +144,7 @@ class StreamBody(Body):
         self._input = environ["wsgi.input"]
         self._socket = environ.get("gunicorn.socket")
         self._pieces: Queue[bytes] = Queue(maxsize=1)
+        self._stirred = Event()
         self._piece = memoryview(b"")
         self._finished = False
         self._reader: gevent.Greenlet[[], None] | None = None
@@ -145,10 +159,12 @@ class StreamBody(Body):
             return
         if self._reader is None:
             self._reader = gevent.spawn(self._read_ahead)
-        try:
-            piece = self._pieces.get(timeout=timeout_seconds)
-        except Empty:
+        if self._pieces.empty():
+            self._stirred.clear()
+            self._stirred.wait(timeout_seconds)
+        if self._pieces.empty():
             return
+        piece = self._pieces.get()
         if piece:
             self._piece = memoryview(piece)
             self._last_piece_at = time.monotonic()
@@ -156,6 +172,15 @@ class StreamBody(Body):
             self._finished = True
             short = self.length is not None and self.received < self.length
             self.cut = self.cut or short
+
+    def wake(self) -> None:
+        self._stirred.set()
+
+    @property
+    def trailers(self) -> Mapping[str, str]:
+        """See Body. gunicorn parses trailers and keeps them with its own request."""
+        request = getattr(getattr(self._input, "reader", None), "req", None)
+        return {name.lower(): value for name, value in getattr(request, "trailers", ())}
 
     def take(self, buffer: memoryview) -> int:
         count = min(len(buffer), len(self._piece))
@@ -189,6 +214,7 @@ class StreamBody(Body):
             if left is not None:
                 left -= len(piece)
             self._pieces.put(piece)
+            self._stirred.set()
 
 
 def _socket_idle_seconds(sock: Any, otherwise: float) -> float:

@@ -113,6 +113,10 @@ class Finalizer:
         self._clean(staged)
 
     def _require_full(self, upload: UploadRecord) -> None:
+        if upload.part_count is None:
+            if not upload.is_full:
+                raise PartsLost
+            return
         words = self._ledger.parts.words(upload.id)
         missing = list(pending_parts(words, upload.geometry.part_count))
         if missing:
@@ -136,7 +140,7 @@ class Finalizer:
         if upload.checksum_sha256 is None:
             return
         assert upload.staging_key is not None
-        sha256, hashed_bytes, length = hashlib.sha256(), 0, upload.geometry.length
+        sha256, hashed_bytes, length = hashlib.sha256(), 0, upload.length or 0
         buffer = memoryview(bytearray(_READ_BYTES))
         try:
             source = self._storage.open(upload.staging_key)

@@ -9,6 +9,7 @@ from sqlalchemy import Engine as Engine  # for those who may not import SQLAlche
 from sqlalchemy import func, select
 
 from app.domain.states import State
+from app.ledger.appends import AppendLedger
 from app.ledger.finalizing import FinalizeQueue
 from app.ledger.keys import ApiKeys
 from app.ledger.leases import Leases
@@ -31,6 +32,7 @@ class Ledger:
     leases: Leases
     uploads: UploadLedger
     parts: PartLedger
+    appends: AppendLedger
     finalizing: FinalizeQueue
     sweeping: SweepLedger
     outbox: Outbox
@@ -70,6 +72,7 @@ def open_ledger(
         leases=leases,
         uploads=UploadLedger(transactions, leases),
         parts=PartLedger(transactions, leases, engine.dialect.name),
+        appends=AppendLedger(transactions, leases),
         finalizing=FinalizeQueue(transactions, leases),
         sweeping=SweepLedger(transactions, leases),
         outbox=Outbox(transactions, leases),

@@ -153,6 +153,7 @@ class FinalizeQueue:
                 upload,
                 State.OPEN,
                 received=left,
+                offset=0,
                 error=message,
                 due_at_ms=None,
                 staging_key=None if lost is None else upload.staging_key,

@@ -15,7 +15,6 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from enum import IntEnum
 
 import structlog
 from sqlalchemy import (
@@ -34,54 +33,25 @@ from sqlalchemy.sql.elements import ColumnElement
 from app.domain.clock import boot_seconds
 from app.errors import LedgerBusy
 from app.ledger.dialects import insert
+from app.ledger.lease import LEASE_MS as LEASE_MS
+from app.ledger.lease import Contention as Contention
+from app.ledger.lease import Lease as Lease
 from app.ledger.liveness import ProcessLife, boot_clock_ms, boot_id
 from app.ledger.models import leases as _rows
 from app.ledger.transactions import Transactions
 
 log = structlog.get_logger(__name__)
 
-LEASE_MS = 6_000
 RENEW_SECONDS = 2.0
 
 #: How often a holder looks whether somebody waits for it.
 WATCH_SECONDS = 1.0
-
-#: A holder stops this long before its lease runs out.
-MARGIN_SECONDS = 1.0
 
 #: Generations renewed in one statement; below SQLite's bound of 32,766 parameters.
 _RENEW_AT_ONCE = 10_000
 
 #: Keys of leases that are not a part's.
 APPEND, CREATE, FINALIZE = "append", "create", "finalize"
-
-
-class Contention(IntEnum):
-    """What others want of a lease's holder."""
-
-    NONE = 0
-    ASKED = 1  #: let go if you have stalled
-    ORDERED = 2  #: let go now: the upload is being cancelled
-
-
-class Lease:
-    """A lease held by this process. ``deadline`` is on the clock of ``Clock.monotonic``."""
-
-    def __init__(self, upload_id: str, key: str, generation: int, claimed_at: float) -> None:
-        self.upload_id = upload_id
-        self.key = key
-        self.generation = generation
-        self.contention = Contention.NONE
-        self.renewed(claimed_at)
-
-    def renewed(self, at: float) -> None:
-        """Note that the lease was valid at ``at`` (monotonic seconds, before the statement)."""
-        self.deadline = at + LEASE_MS / 1000 - MARGIN_SECONDS
-
-    @property
-    def lost(self) -> bool:
-        """True when the holder must stop because it cannot be sure of the lease any more."""
-        return boot_seconds() >= self.deadline
 
 
 class Leases:
@@ -103,6 +73,7 @@ class Leases:
         self._claim = self._claim_statement(dialect)
         self._end = delete(_rows).where(*self._ours())
         self._is_valid = select(_rows.c.generation).where(*self._ours())
+        self._prolong = update(_rows).where(*self._ours()).values(until_ms=self._now() + LEASE_MS)
 
     # -- inside a transaction ------------------------------------------------
 
@@ -152,6 +123,13 @@ class Leases:
         """Tell whether a lease is still ours and has not run out."""
         return connection.execute(self._is_valid, _names(lease)).first() is not None
 
+    def prolong(self, connection: Connection, lease: Lease) -> bool:
+        """Renew a lease as part of a commit that goes on under it; False if it is not ours.
+
+        Until the commit nobody can take it over: who tries waits for the row.
+        """
+        return bool(connection.execute(self._prolong, _names(lease)).rowcount)
+
     def live(self) -> ColumnElement[bool]:
         """Return the condition that a row of the lease table has not run out."""
         return (_rows.c.until_ms > self._now()) & (_rows.c.boot_id == self._boot_id)
@@ -191,7 +169,7 @@ class Leases:
         """Tell the holder of a lease (``key`` None: of every lease of the upload) to let go."""
         for lease in list(self._held.values()):
             if lease.upload_id == upload_id and key in (None, lease.key):
-                lease.contention = max(lease.contention, contention)
+                lease.contend(contention)
         chosen = (_rows.c.upload_id == upload_id) & (_rows.c.contended < contention)
         if key is not None:
             chosen &= _rows.c.key == key
@@ -248,7 +226,7 @@ class Leases:
             if lease := self._held.get(generation):
                 if renewing:
                     lease.renewed(at)
-                lease.contention = max(lease.contention, Contention(contended))
+                lease.contend(Contention(contended))
 
     def _claim_statement(self, dialect: str) -> Executable:
         """INSERT a lease, or take over one that has run out; else it returns no row."""

@@ -78,6 +78,8 @@ class Upload(Base):
     state: Mapped[str] = mapped_column(String(16))
     content_type: Mapped[str | None] = mapped_column(Text)  # as the client told it, checked
     details: Mapped[dict[str, Any]] = mapped_column("metadata", JSON)
+    headers: Mapped[dict[str, str] | None] = mapped_column(JSON)  # answered as they were sent
+    concat: Mapped[str | None] = mapped_column(String(8))  # records.PARTIAL or FINAL
     checksum_sha256: Mapped[str | None] = mapped_column(String(64))  # promised, hex
     webhook_url: Mapped[str | None] = mapped_column(Text)
     storage_backend: Mapped[str] = mapped_column(String(16))
@@ -93,6 +95,20 @@ class Upload(Base):
     progress_at_ms: Mapped[int] = mapped_column(BigInteger)  # last recorded bytes
     completed_at_ms: Mapped[int | None] = mapped_column(BigInteger)
     expires_at_ms: Mapped[int] = mapped_column(BigInteger)
+    ended_at_ms: Mapped[int | None] = mapped_column(BigInteger)  # cancelled, expired or deleted
+
+
+class Concatenation(Base):
+    """A place in a final upload and the partial one whose bytes belong there.
+
+    No foreign key to the partial: a final tells what it was made of when they are gone.
+    """
+
+    __tablename__ = "concatenations"
+
+    final_id: Mapped[str] = _of_upload(primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    partial_id: Mapped[str] = mapped_column(String(36), index=True)
 
 
 class BitmapWord(Base):
@@ -218,6 +234,7 @@ def _table(model: type[Base]) -> Table:
 # The hot path issues Core statements on the tables, not ORM loads.
 instance = _table(Instance)
 uploads = _table(Upload)
+concatenations = _table(Concatenation)
 bitmap = _table(BitmapWord)
 receipts = _table(Receipt)
 aliases = _table(Alias)

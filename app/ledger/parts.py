@@ -142,7 +142,7 @@ class PartLedger:
                     uploads.c.state == State.OPEN,
                     uploads.c.staging_key == upload.staging_key,
                 )
-                .values(received=0, staging_key=None)
+                .values(received=0, offset=0, staging_key=None)
             )
             if not cleared.rowcount:
                 return

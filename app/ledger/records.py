@@ -9,12 +9,16 @@ from typing import Any
 from app.domain.parts import Geometry
 from app.domain.states import State
 
+#: ``concat`` of an upload that others are made of, and of one that is made of others.
+PARTIAL, FINAL = "partial", "final"
+
 
 @dataclass(frozen=True, slots=True)
 class NewUpload:
     """What is known of an upload when it is created. Times in ms since 1970, sizes in bytes.
 
-    ``part_size`` and ``part_count`` are None where bytes are appended front to back.
+    ``part_size`` and ``part_count`` are None where bytes are appended front to
+    back. ``headers`` are the protocol's own, answered as they were sent.
     """
 
     id: str
@@ -34,6 +38,8 @@ class NewUpload:
     target_key: str
     created_at_ms: int
     expires_at_ms: int
+    headers: Mapping[str, str] | None = None
+    concat: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,8 @@ class UploadRecord:
     state: State
     content_type: str | None
     details: Mapping[str, Any]
+    headers: Mapping[str, str] | None
+    concat: str | None
     checksum_sha256: str | None
     webhook_url: str | None
     storage_backend: str
@@ -68,6 +76,7 @@ class UploadRecord:
     progress_at_ms: int
     completed_at_ms: int | None
     expires_at_ms: int
+    ended_at_ms: int | None
 
     @classmethod
     def from_row(cls, row: Any) -> UploadRecord:
@@ -84,6 +93,11 @@ class UploadRecord:
         assert self.part_size is not None
         assert self.part_count is not None
         return Geometry(self.length, self.part_size, self.part_count)
+
+    @property
+    def is_full(self) -> bool:
+        """True when an appended upload has all its bytes; of an unknown length it never has."""
+        return self.offset == self.length
 
     def has_expired(self, now_ms: int) -> bool:
         """Tell whether an unfinished upload's time is over, swept already or not."""

@@ -65,7 +65,12 @@ class SweepLedger:
 
         def work(connection: Connection) -> bool:
             moved = transition(
-                connection, upload, State.EXPIRED, uploads.c.expires_at_ms <= now_ms, ~writing
+                connection,
+                upload,
+                State.EXPIRED,
+                uploads.c.expires_at_ms <= now_ms,
+                ~writing,
+                ended_at_ms=now_ms,
             )
             if moved is not None:
                 append_event(connection, upload.id, EventKind.ABANDONED, now_ms)

@@ -188,7 +188,7 @@ class UploadLedger:
             following = State.DELETED if upload.state is State.COMPLETE else State.CANCELLED
             if upload.state not in (State.OPEN, State.FAILED, State.COMPLETE):
                 raise UploadNotFound
-            moved = transition(connection, upload, following)
+            moved = transition(connection, upload, following, ended_at_ms=now_ms)
             if moved is None:
                 raise UploadNotOpen(upload.state, "be cancelled now; try again")
             append_event_once(connection, upload_id, EventKind.DELETED, now_ms)

@@ -15,6 +15,7 @@ from app.ingest.whole import read_whole
 from app.ledger.database import Ledger
 from app.settings import Settings
 from app.storage.base import Storage
+from app.uploads.append_service import AppendService
 from app.uploads.reading import FileReader
 from app.uploads.service import UploadService
 
@@ -41,6 +42,9 @@ class Context(Protocol):
 
     @property
     def files(self) -> FileReader: ...
+
+    @property
+    def appends(self) -> AppendService: ...
 
 
 def context() -> Context:

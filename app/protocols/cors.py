@@ -42,6 +42,17 @@ EXPOSED_HEADERS = (
     "Content-Range",
     "Accept-Ranges",
     "ETag",
+    "Tus-Resumable",
+    "Tus-Version",
+    "Tus-Extension",
+    "Tus-Max-Size",
+    "Tus-Checksum-Algorithm",
+    "Upload-Offset",
+    "Upload-Length",
+    "Upload-Metadata",
+    "Upload-Concat",
+    "Upload-Defer-Length",
+    "Upload-Expires",
 )
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

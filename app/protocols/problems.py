@@ -40,13 +40,41 @@ NATIVE: StatusTable = {
 }
 
 
+#: tus. tus-js-client retries 5xx, 409 and 423 after asking for the offset, and
+#: gives up on any other 4xx.
+TUS: StatusTable = {
+    errors.LonghaulError: 500,
+    errors.RequestRefused: 400,
+    errors.DigestMismatch: 460,
+    errors.OffsetMismatch: 409,
+    errors.NotAppendable: 403,
+    errors.BodyTooLong: 413,
+    errors.UploadTooLarge: 413,
+    errors.UnknownVersion: 412,
+    errors.UnknownContentType: 415,
+    errors.NotAuthenticated: 401,
+    errors.NotAuthorized: 403,
+    errors.UploadNotFound: 404,
+    errors.UploadGone: 410,
+    errors.UploadNotOpen: 409,
+    errors.TakenOver: 409,
+    errors.StorageFull: 507,
+    errors.TryAgain: 503,
+    errors.UploadLocked: 423,
+    LedgerOutdated: 503,
+}
+
+#: Reasons that the HTTP library does not know.
+_REASONS = {460: "460 Checksum Mismatch"}
+
+
 def status_of(error: errors.LonghaulError, table: StatusTable) -> int:
     """Return the status of an error by its nearest listed base class."""
     return next(table[kind] for kind in type(error).__mro__ if kind in table)
 
 
 #: Blueprint → its table; all other routes have the native one.
-TABLES: Mapping[str, StatusTable] = {}
+TABLES: Mapping[str, StatusTable] = {"tus": TUS}
 
 
 def problem_response(error: errors.LonghaulError) -> Response:
@@ -83,5 +111,5 @@ def bug_response(error: Exception) -> Response:
 
 def _json_error(message: str, code: str, status: int) -> Response:
     response = jsonify(error=message, code=code, status=status)
-    response.status_code = status
+    response.status = _REASONS.get(status, str(status))
     return response

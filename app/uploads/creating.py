@@ -31,7 +31,8 @@ class Wish:
     ``filename`` may hold folders; the file lands below ``directory``, which is
     the principal's. ``length`` in bytes, None while it is deferred. ``geometry``
     None: bytes are appended front to back. ``max_bytes`` is the principal's
-    own limit beside the server's. ``checksum_sha256`` in hex.
+    own limit beside the server's. ``checksum_sha256`` in hex. ``concat`` and
+    ``headers`` as in ``NewUpload``.
     """
 
     filename: str
@@ -43,6 +44,8 @@ class Wish:
     webhook_url: str | None = None
     checksum_sha256: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    concat: str | None = None
+    headers: Mapping[str, str] | None = None
 
 
 class Creator:
@@ -104,6 +107,8 @@ class Creator:
             part_count=part_count,
             content_type=wish.content_type,
             details=wish.metadata,
+            headers=wish.headers,
+            concat=wish.concat,
             checksum_sha256=wish.checksum_sha256,
             webhook_url=wish.webhook_url,
             storage_backend=self._storage.backend,
@@ -115,9 +120,14 @@ class Creator:
 
     def require_allowed(self, length: int | None, max_bytes: int | None) -> None:
         """Raise UploadTooLarge if ``length`` is over the server's or the principal's limit."""
+        limit = self.limit_bytes(max_bytes)
+        if length is not None and limit is not None and length > limit:
+            raise UploadTooLarge(f"{length} bytes are over the limit of {limit} bytes")
+
+    def limit_bytes(self, max_bytes: int | None) -> int | None:
+        """Return the smaller of the server's and the principal's limit, None without any."""
         limits = [limit for limit in (self._policy.max_upload_bytes, max_bytes) if limit]
-        if length is not None and limits and length > min(limits):
-            raise UploadTooLarge(f"total_size {length} is over the limit of {min(limits)} bytes")
+        return min(limits, default=None)
 
     def room_bytes(self, root_id: str) -> int | None:
         """What a root can still take; None: not known, or not to be checked."""

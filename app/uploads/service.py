@@ -115,6 +115,10 @@ class UploadService:
         remove at the moment is left to the sweeper.
         """
         self._existing(upload_id, sees)
+        return upload_view(self.end(upload_id), None)
+
+    def end(self, upload_id: str) -> UploadRecord:
+        """Cancel or delete an upload of whatever protocol and remove its bytes; see ``cancel``."""
         upload = self._ledger.uploads.cancel(upload_id, self._clock.now_ms())
         try:
             self._ledger.leases.ask(upload_id, None, Contention.ORDERED)
@@ -126,7 +130,7 @@ class UploadService:
                 error=error.code,
                 cause=str(error.__cause__),
             )
-        return upload_view(upload, None)
+        return upload
 
     def remove_bytes(self, upload: UploadRecord) -> None:
         """Remove what an ended upload has on the storage, then note it; idempotent.
@@ -151,6 +155,8 @@ class UploadService:
         if upload is None or upload.state in GONE or upload.has_expired(self._clock.now_ms()):
             raise UploadNotFound
         if sees is not None and upload.owner != sees:
+            raise UploadNotFound
+        if upload.part_count is None:  # appended, by another protocol
             raise UploadNotFound
         return upload
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.domain.parts import Geometry
 from app.domain.states import State
-from app.ledger.records import ReceiptRecord, UploadRecord
+from app.ledger.records import FINAL, ReceiptRecord, UploadRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,38 @@ class PendingParts:
     geometry: Geometry
     indexes: Sequence[int]
     expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AppendedView:
+    """An appended upload as its owner may see it. Times are milliseconds since 1970 UTC.
+
+    ``offset`` bytes are durable; None for one that is made of others while it
+    is being made. ``length`` is None while it is deferred, ``expires_at_ms``
+    once nothing expires any more. ``headers`` as the client sent them.
+    """
+
+    id: str
+    state: State
+    offset: int | None
+    length: int | None
+    expires_at_ms: int | None
+    headers: Mapping[str, str]
+
+
+def appended_view(upload: UploadRecord) -> AppendedView:
+    """Build a view of an appended upload's record."""
+    offset: int | None = upload.offset
+    if upload.concat == FINAL:
+        offset = upload.length if upload.state is State.COMPLETE else None
+    return AppendedView(
+        id=upload.id,
+        state=upload.state,
+        offset=offset,
+        length=upload.length,
+        expires_at_ms=upload.expires_at_ms if upload.state is State.OPEN else None,
+        headers=upload.headers or {},
+    )
 
 
 def upload_view(

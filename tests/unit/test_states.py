@@ -21,7 +21,6 @@ ALLOWED = {
     ("failed", "cancelled"),
     ("failed", "open"),
     ("complete", "deleted"),
-    ("complete", "expired"),
 }
 
 ENDS = {"cancelled", "expired", "deleted"}

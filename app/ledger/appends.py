@@ -1,0 +1,196 @@
+"""Appends: uploads that grow front to back, one writer at a time.
+
+``offset`` is the durable, contiguous prefix. It is moved only under the lease
+``append``, in transactions that lock the lease's row first: who takes the lease
+over waits for them, and reads what they have recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Connection, bindparam, update
+
+from app.domain.states import State, check
+from app.errors import LeaseLost, StorageFull, UploadNotFound
+from app.ledger.leases import APPEND, Lease, Leases
+from app.ledger.models import uploads
+from app.ledger.outbox import EventKind, append_event_once
+from app.ledger.parts import count_unreceived_bytes, open_upload
+from app.ledger.records import PARTIAL, UploadRecord
+from app.ledger.transactions import Transactions
+from app.ledger.uploads import find, take_turns
+
+# Statements of the hot path are built once: making one anew costs six times as
+# much as running it. An offset never goes back.
+_OPEN = (
+    uploads.c.id == bindparam("append_id"),
+    uploads.c.state == State.OPEN,
+    uploads.c.offset <= bindparam("new_offset", type_=BigInteger),
+)
+_PROGRESS = {
+    "offset": bindparam("new_offset", type_=BigInteger),
+    "progress_at_ms": bindparam("at_ms", type_=BigInteger),
+    "expires_at_ms": bindparam("new_expires_at_ms", type_=BigInteger),
+}
+_ADVANCE = update(uploads).where(*_OPEN).values(_PROGRESS).returning(*uploads.c)
+
+check(State.OPEN, State.FINALIZING)
+_COMPLETE = (
+    update(uploads)
+    .where(*_OPEN)
+    .values(
+        _PROGRESS
+        | {
+            "state": State.FINALIZING,
+            "due_at_ms": bindparam("at_ms", type_=BigInteger),
+            "error": None,
+            "attempts": 0,
+            "progress_bytes": 0,
+        }
+    )
+    .returning(*uploads.c)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AppendClaim:
+    """The upload as it is now, and the lease to append under.
+
+    ``lease`` None: somebody else appends, or there is nothing to append to (the
+    upload is not open).
+    """
+
+    upload: UploadRecord
+    lease: Lease | None = None
+
+
+class AppendLedger:
+    """Claims and commits of appends."""
+
+    def __init__(self, transactions: Transactions, leases: Leases) -> None:
+        self._transactions = transactions
+        self._leases = leases
+
+    def claim(self, upload_id: str, now_ms: int, monotonic: Callable[[], float]) -> AppendClaim:
+        """Try to lease the end of an upload. Raises UploadNotFound where the id is unknown."""
+        claimed_at = monotonic()
+
+        def work(connection: Connection) -> tuple[UploadRecord, int | None]:
+            generation = self._leases.claim(connection, upload_id, APPEND)
+            upload = find(connection, upload_id)  # after the claim, see ``Leases.claim``
+            if upload is None:
+                raise UploadNotFound
+            may_grow = upload.state is State.OPEN and not upload.has_expired(now_ms)
+            if generation is not None and not may_grow:
+                self._leases.give_back(connection, generation)
+                generation = None
+            return upload, generation
+
+        upload, generation = self._transactions.write(work, durable=False)
+        if generation is None:
+            return AppendClaim(upload)
+        return AppendClaim(upload, self._leases.hold(upload_id, APPEND, generation, claimed_at))
+
+    def holder(self, upload_id: str) -> str | None:
+        """Return the process that appends to an upload, None if nobody does."""
+        return self._transactions.read(lambda tx: self._leases.holder(tx, upload_id, APPEND))
+
+    def set_length(self, lease: Lease, length: int, room_bytes: int | None) -> UploadRecord:
+        """Set the length that was deferred until now, once and for all.
+
+        ``room_bytes`` as in ``UploadLedger.create``. Raises StorageFull,
+        LeaseLost, UploadNotFound or UploadNotOpen.
+        """
+
+        def work(connection: Connection) -> UploadRecord:
+            if room_bytes is not None:
+                take_turns(connection)
+            if not self._leases.prolong(connection, lease):
+                raise LeaseLost
+            known = find(connection, lease.upload_id, locked=True)
+            if known is None:
+                raise UploadNotFound
+            if room_bytes is not None:
+                announced = count_unreceived_bytes(connection, known.root_id)
+                if length - known.offset > room_bytes - announced:
+                    raise StorageFull
+            row = connection.execute(
+                update(uploads)
+                .where(
+                    uploads.c.id == lease.upload_id,
+                    uploads.c.state == State.OPEN,
+                    uploads.c.length.is_(None),
+                )
+                .values(length=length)
+                .returning(*uploads.c)
+            ).first()
+            if row is None:
+                raise LeaseLost
+            return UploadRecord.from_row(row)
+
+        return self._transactions.write(work)
+
+    def checkpoint(self, lease: Lease, offset: int, now_ms: int, expires_at_ms: int) -> None:
+        """Record that ``offset`` bytes are durable, and go on appending under the lease.
+
+        Raises LeaseLost, UploadNotFound or UploadNotOpen; then nothing is recorded.
+        """
+
+        def work(connection: Connection) -> None:
+            if not self._leases.prolong(connection, lease):
+                raise LeaseLost
+            self._advance(connection, lease, offset, now_ms, expires_at_ms)
+
+        self._transactions.write(work)
+
+    def record(
+        self, lease: Lease, upload: UploadRecord, offset: int, now_ms: int, expires_at_ms: int
+    ) -> UploadRecord:
+        """Record that ``offset`` bytes are durable, and end the lease.
+
+        ``upload`` is as it was claimed. With its last byte it moves to
+        finalizing, due at once; a partial one stays open. Raises as
+        ``checkpoint`` does.
+        """
+        full = offset == upload.length
+        completes = full and upload.concat != PARTIAL
+
+        def work(connection: Connection) -> UploadRecord:
+            if not self._leases.end(connection, lease):
+                raise LeaseLost
+            recorded = self._advance(
+                connection, lease, offset, now_ms, expires_at_ms, completes=completes
+            )
+            if completes:
+                append_event_once(connection, upload.id, EventKind.COMPLETED, now_ms)
+            return recorded
+
+        recorded = self._transactions.write(work)
+        self._leases.drop(lease)
+        return recorded
+
+    def _advance(
+        self,
+        connection: Connection,
+        lease: Lease,
+        offset: int,
+        now_ms: int,
+        expires_at_ms: int,
+        *,
+        completes: bool = False,
+    ) -> UploadRecord:
+        row = connection.execute(
+            _COMPLETE if completes else _ADVANCE,
+            {
+                "append_id": lease.upload_id,
+                "new_offset": offset,
+                "at_ms": now_ms,
+                "new_expires_at_ms": expires_at_ms,
+            },
+        ).first()
+        if row is None:
+            open_upload(connection, lease.upload_id, now_ms)
+            raise LeaseLost
+        return UploadRecord.from_row(row)

@@ -1,0 +1,213 @@
+"""tus 1.0.0: OPTIONS, POST, HEAD, PATCH and DELETE of /files.
+
+What its header fields mean is in ``tus_headers.py``. Where the specification
+leaves room, this does what its clients can live with: a HEAD is never answered
+with a 4xx that passes, because they would forget the upload and start anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from email.utils import formatdate
+
+from flask import Blueprint, Flask, Response, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import MethodNotAllowed
+
+from app import metrics
+from app.domain.access import Principal
+from app.domain.checksums import ALGORITHMS
+from app.errors import NotAuthenticated, NotAuthorized, TokenExpired
+from app.ingest.request import has_body
+from app.ledger.records import PARTIAL
+from app.protocols import tus_headers as fields
+from app.protocols.auth import uploader
+from app.protocols.context import body, context
+from app.protocols.tus_checksums import verification
+from app.protocols.urls import absolute_url
+from app.uploads.appending import Append
+from app.uploads.creating import Wish
+from app.uploads.views import AppendedView
+
+PROTOCOL = "tus"
+PREFIX = "/files"
+
+#: Name of a file whose client tells none; the stored name has the upload's id too.
+DEFAULT_FILENAME = "file"
+
+#: Fields of the creation that every look at the upload repeats.
+_ECHOED = ("Upload-Metadata", "Upload-Concat")
+
+_METHODS = ("DELETE", "HEAD", "OPTIONS", "PATCH")
+
+bp = Blueprint(PROTOCOL, __name__, url_prefix=PREFIX)
+
+
+def install(app: Flask) -> None:
+    """Put the routes on an application, and the protocol's mark on all their answers."""
+    app.register_blueprint(bp)
+    app.after_request(_mark)
+
+
+@bp.route("", methods=["OPTIONS"], strict_slashes=False)
+@bp.route("/<upload_id>", methods=["OPTIONS"], strict_slashes=False)
+def options(upload_id: str = "") -> ResponseReturnValue:
+    """Tell what this server can do; also to preflights, so without credentials."""
+    answer = _empty(204)
+    answer.headers["Tus-Version"] = ",".join(fields.VERSIONS)
+    answer.headers["Tus-Extension"] = ",".join(_extensions())
+    answer.headers["Tus-Checksum-Algorithm"] = ",".join(ALGORITHMS)
+    if limit_bytes := context().settings.max_upload_bytes:
+        answer.headers["Tus-Max-Size"] = str(limit_bytes)
+    return answer
+
+
+@bp.post("", strict_slashes=False)
+def create() -> ResponseReturnValue:
+    """Create an upload, with its first bytes if the request has a body."""
+    fields.require_version(request.headers.get("Tus-Resumable"))
+    principal = _uploader()
+    concat = fields.parse_concat(request.headers.get("Upload-Concat"))
+    length = fields.parse_length(
+        request.headers.get("Upload-Length"), request.headers.get("Upload-Defer-Length")
+    )
+    brings_bytes = has_body(request.environ)
+    if brings_bytes:
+        fields.require_content_type(request.content_type)
+    wish = _wish(principal, length, None if concat is None else PARTIAL)
+    first = _append(principal, 0, None)
+    receipt = context().appends.create(principal.owner, wish, first, body())
+    metrics.uploads_created_total.labels(PROTOCOL).inc()
+    metrics.received_bytes_total.labels(PROTOCOL).inc(receipt.received)
+    answer = _empty(201, receipt.upload)
+    answer.headers["Location"] = absolute_url(
+        request, context().settings, f"{PREFIX}/{receipt.upload.id}"
+    )
+    if brings_bytes:
+        answer.headers["Upload-Offset"] = str(receipt.upload.offset)
+    if concat is not None:
+        answer.headers["Upload-Concat"] = request.headers["Upload-Concat"]
+    return answer
+
+
+@bp.route("/<upload_id>", methods=["HEAD"], strict_slashes=False)
+def head(upload_id: str) -> ResponseReturnValue:
+    """Tell how far an upload is. Takes no lease and ends nobody's request."""
+    upload = context().appends.look(upload_id, PROTOCOL, sees=_uploader(asks_only=True).sees)
+    answer = _empty(200, upload)
+    if upload.offset is not None:
+        answer.headers["Upload-Offset"] = str(upload.offset)
+    if upload.length is None:
+        answer.headers["Upload-Defer-Length"] = "1"
+    else:
+        answer.headers["Upload-Length"] = str(upload.length)
+    answer.headers.extend(upload.headers)
+    return answer
+
+
+@bp.patch("/<upload_id>", strict_slashes=False)
+def patch(upload_id: str) -> ResponseReturnValue:
+    """Append the body at the offset that the client believes in."""
+    fields.require_version(request.headers.get("Tus-Resumable"))
+    principal = _uploader()
+    fields.require_content_type(request.content_type)
+    offset = fields.parse_number("Upload-Offset", request.headers.get("Upload-Offset", ""))
+    told = request.headers.get("Upload-Length")
+    length = None if told is None else fields.parse_number("Upload-Length", told)
+    receipt = context().appends.append(upload_id, _append(principal, offset, length), body())
+    metrics.received_bytes_total.labels(PROTOCOL).inc(receipt.received)
+    answer = _empty(204, receipt.upload)
+    answer.headers["Upload-Offset"] = str(receipt.upload.offset)
+    return answer
+
+
+@bp.delete("/<upload_id>", strict_slashes=False)
+def delete(upload_id: str) -> ResponseReturnValue:
+    """Terminate an upload, finished or not; whoever is appending to it is stopped."""
+    fields.require_version(request.headers.get("Tus-Resumable"))
+    context().appends.end(upload_id, PROTOCOL, sees=_uploader().sees)
+    return _empty(204)
+
+
+@bp.post("/<upload_id>", strict_slashes=False)
+def override(upload_id: str) -> ResponseReturnValue:
+    """Do what X-HTTP-Method-Override says, for clients that can only GET and POST."""
+    views = {"PATCH": patch, "DELETE": delete, "HEAD": head}
+    view = views.get(request.headers.get("X-HTTP-Method-Override", ""))
+    if view is None:
+        raise MethodNotAllowed(valid_methods=_METHODS)
+    return view(upload_id)
+
+
+def _extensions() -> Iterator[str]:
+    """Name the extensions of the specification that code and storage together can do."""
+    yield from ("creation", "creation-with-upload", "creation-defer-length")
+    yield from ("expiration", "checksum", "checksum-trailer", "termination")
+
+
+def _uploader(*, asks_only: bool = False) -> Principal:
+    """Return who asks.
+
+    ``asks_only``: an expired token is the only 401, because it is the only one
+    that a client can do anything about.
+    """
+    here = context()
+    try:
+        return uploader(request, here.settings, here.ledger, PROTOCOL)
+    except TokenExpired:
+        raise
+    except NotAuthenticated as error:
+        if asks_only:
+            raise NotAuthorized(error.message) from error
+        raise
+
+
+def _wish(principal: Principal, length: int | None, concat: str | None) -> Wish:
+    metadata = fields.parse_metadata(request.headers.get("Upload-Metadata"))
+    echoed = {name: value for name in _ECHOED if (value := request.headers.get(name))}
+    return Wish(
+        filename=fields.metadata_text(metadata, "filename", "name") or DEFAULT_FILENAME,
+        length=length,
+        directory=principal.directory,
+        content_type=fields.media_type(fields.metadata_text(metadata, "filetype", "type")),
+        max_bytes=principal.max_bytes,
+        metadata=fields.metadata_json(metadata),
+        concat=concat,
+        headers=echoed,
+    )
+
+
+def _append(principal: Principal, offset: int, length: int | None) -> Append:
+    return Append(
+        protocol=PROTOCOL,
+        sees=principal.sees,
+        offset=offset,
+        length=length,
+        max_bytes=principal.max_bytes,
+        verification=verification(request.headers),
+    )
+
+
+def _empty(status: int, upload: AppendedView | None = None) -> Response:
+    """Return an answer without a body, with the expiry of an upload that has one."""
+    answer = Response(status=status)
+    del answer.headers["Content-Type"]
+    if upload is not None and upload.expires_at_ms is not None:
+        answer.headers["Upload-Expires"] = formatdate(upload.expires_at_ms / 1000, usegmt=True)
+    return answer
+
+
+def _mark(response: Response) -> Response:
+    """Put the version on every answer below /files, whoever made it."""
+    if not (request.path == PREFIX or request.path.startswith(f"{PREFIX}/")):
+        return response
+    response.headers["Tus-Resumable"] = fields.VERSIONS[0]
+    if response.status_code == 412:
+        response.headers["Tus-Version"] = ",".join(fields.VERSIONS)
+    overridden = request.method == "POST" and request.headers.get("X-HTTP-Method-Override")
+    if "HEAD" in (request.method, overridden):
+        response.headers["Cache-Control"] = "no-store"
+        if response.status_code >= 400:
+            response.set_data(b"")
+            response.headers.pop("Content-Type", None)
+    return response

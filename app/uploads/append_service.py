@@ -1,0 +1,119 @@
+"""Create, append to, look at and end uploads that grow front to back.
+
+Takes plain values and collaborators, raises typed errors, returns frozen views.
+Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.domain.clock import Clock
+from app.domain.states import State
+from app.errors import BodyTooLong, LonghaulError, RequestRefused, UploadLocked, UploadNotOpen
+from app.ingest.body import Body
+from app.ingest.drain import Drain
+from app.ledger.database import Ledger
+from app.ledger.records import PARTIAL, UploadRecord
+from app.storage.base import Arrival, Capabilities, Storage
+from app.uploads.appending import Append, Appended, Appender
+from app.uploads.creating import Creator, Wish
+from app.uploads.policy import Policy
+from app.uploads.service import UploadService
+from app.uploads.staging import Staging
+from app.uploads.views import AppendedView, appended_view
+from app.uploads.visibility import require_visible
+
+#: How long ending an upload waits for its finalizing, which takes moments on a local disk.
+END_WAIT_SECONDS = 5.0
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class AppendReceipt:
+    """The upload after a request, and how many bytes that has brought."""
+
+    upload: AppendedView
+    received: int
+
+
+class AppendService:
+    """Uploads that grow. ``sees`` arguments name the owner whose uploads are visible, None: all."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        storage: Storage,
+        clock: Clock,
+        policy: Policy,
+        drain: Drain,
+        uploads: UploadService,
+    ) -> None:
+        self._ledger = ledger
+        self._storage = storage
+        self._clock = clock
+        self._uploads = uploads
+        staging = Staging(ledger, storage, clock)
+        self._creator = Creator(ledger, storage, clock, policy, staging)
+        self._appender = Appender(ledger, storage, clock, policy, drain, staging, self._creator)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What can be done with uploads of this kind, wherever the storage puts them."""
+        root_id = self._storage.root_for(Arrival(None, None, None, verified=False))
+        return self._storage.capabilities_of(root_id)
+
+    def create(self, owner: str, wish: Wish, first: Append, body: Body) -> AppendReceipt:
+        """Create an upload, and append ``body`` to it as ``first`` says.
+
+        Raises as ``Creator.create`` does, and what ``Appender.append`` raises
+        for bodies that are wrong; then the upload is gone again. Whatever else
+        stops the body leaves the upload with the bytes that have come.
+        """
+        if body.length and wish.length is not None and body.length > wish.length:
+            raise BodyTooLong(wish.length)
+        record = self._creator.create(first.protocol, owner, wish)
+        if body.length == 0 and (record.length != 0 or record.concat == PARTIAL):
+            return AppendReceipt(appended_view(record), 0)
+        try:
+            return self._receipt(self._appender.append(record.id, first, body))
+        except LonghaulError as error:
+            if isinstance(error, RequestRefused):
+                self._uploads.end(record.id)
+                raise
+        current = self._visible(record.id, first.protocol, None)
+        return AppendReceipt(appended_view(current), current.offset)
+
+    def append(self, upload_id: str, wanted: Append, body: Body) -> AppendReceipt:
+        """Append a body to an upload; see ``Appender.append``."""
+        return self._receipt(self._appender.append(upload_id, wanted, body))
+
+    def look(self, upload_id: str, protocol: str, *, sees: str | None) -> AppendedView:
+        """Return an upload; what it tells is durable. Raises UploadNotFound, UploadGone."""
+        return appended_view(self._visible(upload_id, protocol, sees))
+
+    def end(self, upload_id: str, protocol: str, *, sees: str | None) -> None:
+        """Cancel an unfinished upload, whoever appends to it, or delete a complete one.
+
+        Raises UploadNotFound, UploadGone, and UploadLocked while it is being
+        finalized for long.
+        """
+        give_up_at = self._clock.monotonic() + END_WAIT_SECONDS
+        while True:
+            self._visible(upload_id, protocol, sees)
+            try:
+                self._uploads.end(upload_id)
+                return
+            except UploadNotOpen as error:
+                if self._clock.monotonic() >= give_up_at:
+                    raise UploadLocked from error
+                self._clock.sleep(_POLL_SECONDS)
+
+    def _receipt(self, appended: Appended) -> AppendReceipt:
+        if appended.upload.state is State.FINALIZING:
+            self._uploads.wake_jobs()
+        return AppendReceipt(appended_view(appended.upload), appended.received)
+
+    def _visible(self, upload_id: str, protocol: str, sees: str | None) -> UploadRecord:
+        upload = self._ledger.uploads.get(upload_id)
+        return require_visible(upload, protocol, sees, self._clock.now_ms())

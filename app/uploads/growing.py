@@ -1,0 +1,215 @@
+"""One append's bytes: receive → make durable → record.
+
+Whatever ends the request, its bytes that have arrived are kept: a cut, a stall,
+a shutdown, a newer request, a full disk. Only a body that is to be verified is
+all or nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.domain.clock import Clock
+from app.errors import (
+    BodyCut,
+    BodyStalled,
+    BodyTooLong,
+    LeaseLost,
+    LonghaulError,
+    ShuttingDown,
+    StorageFull,
+    StorageUnavailable,
+    TakenOver,
+    UploadGone,
+    UploadNotFound,
+    UploadNotOpen,
+)
+from app.ingest.body import Body
+from app.ingest.checkpoints import Checkpoints
+from app.ingest.drain import Drain
+from app.ingest.pump import Ended, Guard, OnTurn, Sink, Transfer, pump
+from app.ingest.threads import sync_pool
+from app.ledger.database import Ledger
+from app.ledger.leases import Contention, Lease
+from app.ledger.records import UploadRecord
+from app.storage.base import StagedObject, Storage
+from app.uploads.policy import Policy
+
+#: An upload's expiry moves on with its progress, at most this often.
+EXPIRY_STEP_MS = 60_000
+
+
+class Verification(Protocol):
+    """What the bytes of one append are compared with before any of them counts."""
+
+    def update(self, data: memoryview, /) -> object: ...
+
+    def require_match(self, trailers: Mapping[str, str]) -> None:
+        """Raise DigestMismatch or MalformedRequest unless all bytes were as promised."""
+
+
+class _Counted:
+    """A sink that knows how much went through, for when a write fails."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.written = 0
+
+    def write(self, buffer: memoryview) -> None:
+        self._sink.write(buffer)
+        self.written += len(buffer)
+
+
+class _Nowhere:
+    def write(self, buffer: memoryview) -> None:
+        """Forget the bytes: there are none to keep."""
+
+
+@dataclass
+class Growth:
+    """One append under its lease. ``room_bytes``: what may come at most, None: anything."""
+
+    ledger: Ledger
+    storage: Storage
+    clock: Clock
+    policy: Policy
+    drain: Drain
+    upload: UploadRecord
+    lease: Lease
+    room_bytes: int | None
+    verification: Verification | None
+
+    def receive(self, staged: StagedObject, body: Body) -> UploadRecord:
+        """Append the body to ``staged``; return the upload as it is then, its lease ended.
+
+        Raises as ``Appender.append`` does; what may be kept is recorded before.
+        """
+        length = None if self.upload.length is None else self.room_bytes
+        with self.storage.writer(staged, 0, self.upload.offset, length) as writer:
+            transfer = self._receive(staged, body, writer)
+            self._require_worth_keeping(transfer, body)
+            if transfer.received:
+                try:
+                    sync_pool.run(lambda: writer.commit(durable=self.policy.durable))
+                except (StorageFull, StorageUnavailable) as error:
+                    raise transfer.reason or error from error
+        recorded = self._record(transfer.received)
+        _require_whole(transfer, body)
+        return recorded
+
+    def record_nothing(self, body: Body) -> UploadRecord:
+        """Append an empty body: it may complete an upload whose length was told late."""
+        if self.verification is not None:
+            self.verification.require_match(body.trailers)
+        return self._record(0)
+
+    def _receive(self, staged: StagedObject, body: Body, sink: Sink) -> Transfer:
+        counted = _Counted(sink)
+        with Checkpoints(lambda written: self._checkpoint(staged, written)) as checkpoints:
+            self.lease.wake = body.wake
+            try:
+                with self.drain.waking(body.wake):
+                    return pump(
+                        body,
+                        counted,
+                        limit_bytes=sys.maxsize if self.room_bytes is None else self.room_bytes,
+                        idle_timeout_seconds=self.policy.body_idle_timeout_seconds,
+                        hasher=self.verification,
+                        guard=self._guard(checkpoints),
+                        native_writes=self._writes_natively,
+                        on_turn=self._turn(checkpoints),
+                    )
+            except (StorageFull, StorageUnavailable) as error:
+                return Transfer(counted.written, Ended.STOPPED, error)
+
+    @property
+    def _writes_natively(self) -> bool:
+        return self.storage.capabilities_of(self.upload.root_id).native_thread_writes
+
+    def _guard(self, checkpoints: Checkpoints) -> Guard:
+        """Return what says before each write that no byte more may be written."""
+
+        def guard(_idle_seconds: float) -> LonghaulError | None:
+            if self.lease.contention is Contention.ORDERED:
+                return UploadGone()
+            return LeaseLost() if self.lease.lost else checkpoints.error
+
+        return guard
+
+    def _turn(self, checkpoints: Checkpoints) -> OnTurn:
+        """Return what saves now and then, and says that the request is to end."""
+
+        def turn(written: int) -> LonghaulError | None:
+            if self.verification is None:
+                checkpoints.look(written)
+            if self.lease.contention is Contention.RELEASE:
+                return TakenOver()
+            return ShuttingDown() if self.drain.begun else None
+
+        return turn
+
+    def _checkpoint(self, staged: StagedObject, written: int) -> None:
+        """Save what has been written while more is being received by another writer."""
+        offset = self.upload.offset + written
+
+        def sync() -> None:
+            with self.storage.writer(staged, 0, offset, 0) as writer:
+                writer.commit(durable=True)
+
+        if self.policy.durable:
+            sync_pool.run(sync)
+        now_ms = self.clock.now_ms()
+        self.ledger.appends.checkpoint(self.lease, offset, now_ms, self._expires_at_ms(now_ms))
+
+    def _require_worth_keeping(self, transfer: Transfer, body: Body) -> None:
+        """Raise where nothing of what has been received may be recorded."""
+        if isinstance(transfer.reason, (LeaseLost, UploadNotFound, UploadNotOpen)):
+            raise transfer.reason
+        if transfer.ended is Ended.TOO_LONG:
+            raise BodyTooLong(self.room_bytes or 0)
+        if self.verification is not None:
+            _require_whole(transfer, body)
+            self.verification.require_match(body.trailers)
+
+    def _record(self, received: int) -> UploadRecord:
+        offset = self.upload.offset + received
+        if not received and offset != self.upload.length:
+            return self.upload
+        now_ms = self.clock.now_ms()
+        return self.ledger.appends.record(
+            self.lease, self.upload, offset, now_ms, self._expires_at_ms(now_ms)
+        )
+
+    def _expires_at_ms(self, now_ms: int) -> int:
+        moved_ms = now_ms + self.policy.ttl_ms
+        known_ms = self.upload.expires_at_ms
+        return moved_ms if moved_ms - known_ms >= EXPIRY_STEP_MS else known_ms
+
+
+def receive_nothing(
+    body: Body, idle_timeout_seconds: float, verification: Verification | None
+) -> None:
+    """Accept a body that is empty, for an upload that has all its bytes.
+
+    Raises BodyTooLong where it is not empty, else as ``Appender.append`` does.
+    """
+    if body.length != 0:  # chunked, or the caller has not looked
+        transfer = pump(body, _Nowhere(), limit_bytes=0, idle_timeout_seconds=idle_timeout_seconds)
+        if transfer.ended is Ended.TOO_LONG:
+            raise BodyTooLong(0)
+        _require_whole(transfer, body)
+    if verification is not None:
+        verification.require_match(body.trailers)
+
+
+def _require_whole(transfer: Transfer, body: Body) -> None:
+    """Raise what explains why a transfer ended before its body did."""
+    if transfer.reason is not None:
+        raise transfer.reason
+    if transfer.ended is Ended.STALLED:
+        raise BodyStalled(body.idle_seconds())
+    if transfer.ended is Ended.CUT:
+        raise BodyCut
