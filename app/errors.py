@@ -236,11 +236,9 @@ class LeaseLost(TryAgain):
 class UploadUnfinished(TryAgain):
     code = "upload_unfinished"
 
-    def __init__(self, state: str, received: int, part_count: int) -> None:
-        super().__init__(
-            f"Upload is {state}: {received} of {part_count} parts have arrived; "
-            "the file can be read once it is complete"
-        )
+    def __init__(self, state: str, received: int, part_count: int | None) -> None:
+        parts = "" if part_count is None else f": {received} of {part_count} parts have arrived"
+        super().__init__(f"Upload is {state}{parts}; the file can be read once it is complete")
 
 
 class LedgerBusy(TryAgain):

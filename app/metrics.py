@@ -44,6 +44,17 @@ bodies_total = Counter(
     "Request bodies, by where their bytes were read: the socket itself, or WSGI's stream",
     ["source"],
 )
+sent_bytes_total = Counter(
+    "longhaul_sent_bytes", "Bytes of files that were read back", ["protocol"]
+)
+downloads_total = Counter(
+    "longhaul_downloads",
+    "Files read back, by the way they went: sendfile, pieces (of other servers' files), or WSGI",
+    ["way"],
+)
+active_downloads = Gauge(
+    "longhaul_active_downloads", "Files that are being read back", multiprocess_mode="livesum"
+)
 uploads_created_total = Counter("longhaul_uploads_created", "Uploads created", ["protocol"])
 finalizations_total = Counter(
     "longhaul_finalizations", "Attempts to finalize, by outcome", ["outcome"]

@@ -14,6 +14,10 @@ from collections.abc import Callable, Iterator
 #: Parts stop this long before the kill: enough to answer and to be heard.
 PART_MARGIN_SECONDS = 5.0
 
+#: Downloads are broken off this long before the kill: a worker looks once a
+#: second whether its last connection has ended.
+DOWNLOAD_MARGIN_SECONDS = 3.0
+
 
 class Drain:
     """The shutdown of this process: not begun, or begun at some time."""
@@ -47,7 +51,15 @@ class Drain:
     @property
     def parts_must_stop(self) -> bool:
         """True when bodies of parts have to give up, shortly before the kill."""
+        return self._is_over(PART_MARGIN_SECONDS)
+
+    @property
+    def downloads_must_stop(self) -> bool:
+        """True when files that are being sent have to be broken off, shortly before the kill."""
+        return self._is_over(DOWNLOAD_MARGIN_SECONDS)
+
+    def _is_over(self, margin_seconds: float) -> bool:
         if self._begun_at is None:
             return False
-        run_on_seconds = max(0.0, self._graceful_timeout_seconds - PART_MARGIN_SECONDS)
+        run_on_seconds = max(0.0, self._graceful_timeout_seconds - margin_seconds)
         return time.monotonic() - self._begun_at >= run_on_seconds

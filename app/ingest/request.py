@@ -10,13 +10,13 @@ that the fast one is in use, so that a gunicorn upgrade cannot lose it silently.
 from __future__ import annotations
 
 import gevent.socket
-from gunicorn.http.body import Body as GunicornBody
 from gunicorn.http.body import LengthReader
 from gunicorn.http.unreader import SocketUnreader
 
 from app import metrics
 from app.errors import MalformedRequest
 from app.ingest.body import Body, WSGIEnvironment
+from app.ingest.channel import plain_socket
 from app.ingest.sources import SocketBody, StreamBody
 
 _BODY_KEY = "longhaul.body"
@@ -65,11 +65,9 @@ def _declared_length(environ: WSGIEnvironment) -> int | None:
 
 
 def _plain_socket(environ: WSGIEnvironment) -> gevent.socket.socket | None:
-    sock, wsgi_input = environ.get("gunicorn.socket"), environ["wsgi.input"]
-    # Exact types: a TLS socket is a subclass and must not be read below TLS.
+    sock, wsgi_input = plain_socket(environ), environ["wsgi.input"]
     if (
-        type(sock) is gevent.socket.socket
-        and type(wsgi_input) is GunicornBody
+        sock is not None
         and type(wsgi_input.reader) is LengthReader
         and type(wsgi_input.reader.unreader) is SocketUnreader
         and wsgi_input.buf.tell() == 0

@@ -8,14 +8,15 @@ from app.ledger.records import UploadRecord
 
 
 def require_visible(
-    upload: UploadRecord | None, protocol: str, sees: str | None, now_ms: int
+    upload: UploadRecord | None, protocol: str | None, sees: str | None, now_ms: int
 ) -> UploadRecord:
-    """Return an upload of ``protocol`` that is there and visible to ``sees`` (None: to all).
+    """Return an upload of ``protocol`` (None: of any) that is there and visible to ``sees``
+    (None: to all).
 
     Raises UploadNotFound, also where it is somebody else's; UploadGone where it
     has ended and its row still tells of it.
     """
-    if upload is None or upload.protocol != protocol:
+    if upload is None or protocol not in (None, upload.protocol):
         raise UploadNotFound
     if sees is not None and upload.owner != sees:
         raise UploadNotFound

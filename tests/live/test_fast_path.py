@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-import shutil
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +13,15 @@ import pytest
 
 from tests.harness.native import KIB, MIB, Native, Upload
 from tests.harness.server import Server
-from tests.live.wire import Connection, chunked, metric, put_head, status_head, stored_file
+from tests.live.wire import (
+    Connection,
+    TlsServer,
+    chunked,
+    metric,
+    put_head,
+    status_head,
+    stored_file,
+)
 
 pytestmark = pytest.mark.live
 
@@ -173,47 +178,6 @@ def test_a_client_that_expects_100_continue_gets_it_before_the_body(
     connection.send(data)
     assert connection.read().status == 200
     assert_stored(native, upload, data)
-
-
-class TlsServer(Server):
-    """A server that gunicorn itself protects with TLS."""
-
-    def __init__(self, directory: Path, certificate: Path, key: Path) -> None:
-        arguments = f"--certfile {certificate} --keyfile {key}"
-        super().__init__(directory, GUNICORN_CMD_ARGS=arguments)
-
-    @property
-    def url(self) -> str:
-        return f"https://localhost:{self.port}"
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A fresh certificate for localhost, and its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs the openssl command to make a certificate")
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(
-        [openssl, "req", "-x509", "-days", "2", *curve, *names, *files],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
-
-
-@pytest.fixture
-def tls_server(
-    tmp_path: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[TlsServer]:
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
-    server = TlsServer(tmp_path, *certificate)
-    with contextlib.closing(server):  # also when it does not start
-        server.start()
-        yield server
 
 
 def test_tls_in_gunicorn_works_through_the_stream(

@@ -28,6 +28,18 @@ EVENT_SECONDS = 30.0
 _LOOK_SECONDS = 0.02
 
 
+class TlsServer(Server):
+    """A server that gunicorn itself protects with TLS."""
+
+    def __init__(self, directory: Path, certificate: Path, key: Path) -> None:
+        arguments = f"--certfile {certificate} --keyfile {key}"
+        super().__init__(directory, GUNICORN_CMD_ARGS=arguments)
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}"
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One response; header names in lower case."""
