@@ -26,7 +26,16 @@ def create_app(settings: Settings | None = None, storage: Storage | None = None)
     from app import cli, logs
     from app.ledger import migrate
     from app.ledger.models import db
-    from app.protocols import cors, downloads, native, requests, sessions, system, tus
+    from app.protocols import (
+        cors,
+        downloads,
+        native,
+        requests,
+        resumable,
+        sessions,
+        system,
+        tus,
+    )
     from app.protocols.context import EXTENSION
     from app.settings import load_settings
     from app.wiring import Wiring
@@ -47,6 +56,7 @@ def create_app(settings: Settings | None = None, storage: Storage | None = None)
     app.register_blueprint(system.bp)
     app.register_blueprint(sessions.bp)
     app.register_blueprint(native.bp)
+    app.register_blueprint(resumable.bp)
     if settings.downloads:
         app.register_blueprint(downloads.bp)
     tus.install(app)

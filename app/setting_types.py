@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from app.domain.access import SESSION_PROTOCOLS
+from app.domain.resumable import FieldNames
 
 _POSTGRESQL = re.compile(r"(?:postgres|postgresql|postgresql\+psycopg)://(?P<rest>.+)")
 
@@ -123,6 +124,15 @@ def _protocols(value: object) -> object:
     return names
 
 
+def _resumable_parameters(value: object) -> object:
+    if isinstance(value, str):
+        pairs = [word.partition("=") for word in _words(value)]
+        options = {option.strip(): name.strip() for option, _, name in pairs}
+        FieldNames.of(options)  # raises ValueError
+        return tuple(options.items())
+    return value
+
+
 def _base_url(value: str) -> str:
     if value and not re.fullmatch(r"https?://[^/?#\s@]+(?:/[^?#\s]*)?", value):
         raise ValueError("not a base URL")
@@ -214,6 +224,15 @@ Protocols = Annotated[
     NoDecode,
     BeforeValidator(_protocols),
     Allowed(f"names out of {', '.join(sorted(SESSION_PROTOCOLS))}, separated by commas"),
+]
+ResumableParameters = Annotated[
+    tuple[tuple[str, str], ...],
+    NoDecode,
+    BeforeValidator(_resumable_parameters),
+    Allowed(
+        "options of resumable.js with their values, such as "
+        "parameterNamespace=up_,fileParameterName=data"
+    ),
 ]
 Backend = Annotated[
     Literal["local"],

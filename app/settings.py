@@ -163,6 +163,15 @@ class Settings(BaseSettings):
     anonymous_protocols: types.Protocols = Field(
         frozenset(), description="Protocols that need no credentials: resumable, tus, pipe"
     )
+    resumable_parameters: types.ResumableParameters = Field(
+        (), description="Names of fields that Resumable.js clients have changed"
+    )
+    resumable_min_chunk_bytes: types.Size = Field(
+        64 * 1024, description="Smallest chunk size that Resumable.js clients may have"
+    )
+    resumable_grace_secs: types.SecondsOrZero = Field(
+        300, description="How long a complete Resumable.js upload answers to its identifier"
+    )
     cors_origins: types.Origins = Field(
         ("*",), description="Origins whose pages may use the API; * for all, none for none"
     )

@@ -22,6 +22,7 @@ from app.settings import Settings
 from app.storage.base import Storage
 from app.storage.local import LocalStorage
 from app.uploads.append_service import AppendService
+from app.uploads.chunks import ChunkService
 from app.uploads.policy import Policy
 from app.uploads.reading import FileReader
 from app.uploads.service import UploadService
@@ -78,6 +79,7 @@ class Wiring:
             durable=settings.strict_durability,
             allow_private_targets=settings.allow_private_targets,
             max_concurrent_finalizations=settings.max_concurrent_finalizations,
+            resumable_grace_seconds=settings.resumable_grace_secs,
         )
 
     @cached_property
@@ -96,6 +98,11 @@ class Wiring:
         return AppendService(
             self.ledger, self.storage, self.clock, self.policy, self.drain, self.uploads
         )
+
+    @cached_property
+    def chunks(self) -> ChunkService:
+        """The service of clients that send chunks under a name of their own."""
+        return ChunkService(self.ledger, self.storage, self.clock, self.policy, self.uploads)
 
     @cached_property
     def finalizer(self) -> Finalizer:

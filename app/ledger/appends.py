@@ -17,10 +17,10 @@ from app.errors import LeaseLost, StorageFull, UploadNotFound
 from app.ledger.leases import APPEND, Lease, Leases
 from app.ledger.models import uploads
 from app.ledger.outbox import EventKind, append_event_once
-from app.ledger.parts import count_unreceived_bytes, open_upload
+from app.ledger.parts import open_upload
 from app.ledger.records import PARTIAL, UploadRecord
 from app.ledger.transactions import Transactions
-from app.ledger.uploads import find, take_turns
+from app.ledger.uploads import count_unreceived_bytes, find, take_turns
 
 # Statements of the hot path are built once: making one anew costs six times as
 # much as running it. An offset never goes back.

@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 
 from app.domain.states import State
 from app.ledger.appends import AppendLedger
+from app.ledger.chunks import ChunkLedger
 from app.ledger.finalizing import FinalizeQueue
 from app.ledger.keys import ApiKeys
 from app.ledger.leases import Leases
@@ -33,6 +34,7 @@ class Ledger:
     uploads: UploadLedger
     parts: PartLedger
     appends: AppendLedger
+    chunks: ChunkLedger
     finalizing: FinalizeQueue
     sweeping: SweepLedger
     outbox: Outbox
@@ -73,6 +75,7 @@ def open_ledger(
         uploads=UploadLedger(transactions, leases),
         parts=PartLedger(transactions, leases, engine.dialect.name),
         appends=AppendLedger(transactions, leases),
+        chunks=ChunkLedger(transactions, leases, engine.dialect.name),
         finalizing=FinalizeQueue(transactions, leases),
         sweeping=SweepLedger(transactions, leases),
         outbox=Outbox(transactions, leases),

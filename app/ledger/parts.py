@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import BigInteger, Connection, Executable, bindparam, delete, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Executable,
+    bindparam,
+    case,
+    delete,
+    select,
+    update,
+)
 
 from app.domain.parts import received_parts, word_and_mask, words_without
 from app.domain.states import State
@@ -24,11 +33,35 @@ _SELECT_RECEIPT = select(receipts).where(
     receipts.c.upload_id == bindparam("upload_id"), receipts.c.part == bindparam("part")
 )
 _INSERT_RECEIPT = receipts.insert()
+
+#: An expiry that moves with progress does so in steps of this: the index follows it.
+PROLONG_MS = 60_000
+
+#: NULL, which nothing is less than, prolongs nothing.
+_PROLONGED_TO_MS = bindparam("prolonged_to_ms", type_=BigInteger)
 _COUNT_PART = (
     update(uploads)
     .where(uploads.c.id == bindparam("counted_id"), uploads.c.state == State.OPEN)
-    .values(received=uploads.c.received + 1, progress_at_ms=bindparam("counted_at_ms"))
+    .values(
+        received=uploads.c.received + 1,
+        progress_at_ms=bindparam("counted_at_ms"),
+        expires_at_ms=case(
+            (uploads.c.expires_at_ms < _PROLONGED_TO_MS - PROLONG_MS, _PROLONGED_TO_MS),
+            else_=uploads.c.expires_at_ms,
+        ),
+    )
     .returning(uploads.c.received, uploads.c.part_count)
+)
+_BEGIN_FINALIZING = (
+    update(uploads)
+    .where(uploads.c.id == bindparam("full_id"))
+    .values(
+        state=State.FINALIZING,
+        error=None,
+        attempts=0,
+        progress_bytes=0,
+        due_at_ms=bindparam("now_ms"),
+    )
 )
 
 
@@ -77,7 +110,7 @@ class PartLedger:
             upload = open_upload(connection, upload_id, now_ms)
             upload.geometry.span(index)  # raises IndexError
             generation = self._leases.claim(connection, upload_id, str(index))
-            if receipt := _receipt(connection, upload_id, index):
+            if receipt := find_receipt(connection, upload_id, index):
                 if generation is not None:
                     self._leases.give_back(connection, generation)
                 return PartClaim(upload, receipt=receipt), None
@@ -92,21 +125,35 @@ class PartLedger:
         lease = self._leases.hold(upload_id, str(index), generation, claimed_at)
         return PartClaim(claim.upload, lease=lease)
 
-    def commit(self, lease: Lease, receipt: ReceiptRecord) -> PartCommit:
+    def commit(
+        self,
+        lease: Lease,
+        receipt: ReceiptRecord,
+        *,
+        completes: bool = False,
+        prolonged_to_ms: int | None = None,
+    ) -> PartCommit:
         """Record a part whose bytes are durable: bit, count, receipt, and the lease's end.
 
-        Durable on return. Raises LeaseLost, UploadNotFound or UploadNotOpen, and
-        then nothing is recorded.
+        ``completes``: the last part moves the upload to finalizing, due at once;
+        else somebody has to ask for it. ``prolonged_to_ms``: the upload expires
+        then if it would earlier (in steps of PROLONG_MS). Durable on return.
+        Raises LeaseLost, UploadNotFound or UploadNotOpen, and then nothing is
+        recorded.
         """
-        upload_id = lease.upload_id
+        upload_id, now_ms = lease.upload_id, receipt.received_at_ms
 
         def work(connection: Connection) -> PartCommit:
             counted = connection.execute(
                 _COUNT_PART,
-                {"counted_id": upload_id, "counted_at_ms": receipt.received_at_ms},
+                {
+                    "counted_id": upload_id,
+                    "counted_at_ms": now_ms,
+                    "prolonged_to_ms": prolonged_to_ms,
+                },
             ).first()
             if counted is None:
-                open_upload(connection, upload_id, receipt.received_at_ms)
+                open_upload(connection, upload_id, now_ms)
                 raise LeaseLost
             if not self._leases.end(connection, lease):
                 raise LeaseLost
@@ -116,9 +163,10 @@ class PartLedger:
                 raise LeaseLost
             connection.execute(_INSERT_RECEIPT, {"upload_id": upload_id, **asdict(receipt)})
             if counted.received == counted.part_count:
-                append_event_once(
-                    connection, upload_id, EventKind.COMPLETED, receipt.received_at_ms
-                )
+                append_event_once(connection, upload_id, EventKind.COMPLETED, now_ms)
+                if completes:  # the row is locked by the count
+                    full = {"full_id": upload_id, "now_ms": now_ms}
+                    connection.execute(_BEGIN_FINALIZING, full)
             return PartCommit(counted.received, counted.part_count)
 
         commit = self._transactions.write(work)
@@ -217,7 +265,8 @@ def _set_bit_statement(dialect: str) -> Executable:
     ).returning(bits)
 
 
-def _receipt(connection: Connection, upload_id: str, index: int) -> ReceiptRecord | None:
+def find_receipt(connection: Connection, upload_id: str, index: int) -> ReceiptRecord | None:
+    """Return the receipt of a part, None while it is not received."""
     row = connection.execute(_SELECT_RECEIPT, {"upload_id": upload_id, "part": index}).first()
     return None if row is None else _receipt_record(row)
 
@@ -233,15 +282,3 @@ def _receipt_record(row: object) -> ReceiptRecord:
     values = dict(row._mapping)  # type: ignore[attr-defined]  # sqlalchemy.Row
     del values["upload_id"]
     return ReceiptRecord(**values)
-
-
-def count_unreceived_bytes(connection: Connection, root_id: str) -> int:
-    """Return the bytes that open uploads on a root have announced and not sent yet."""
-    received_bytes = uploads.c.received * func.coalesce(uploads.c.part_size, 0) + uploads.c.offset
-    missing = func.coalesce(uploads.c.length, 0) - received_bytes
-    total = connection.execute(
-        select(func.sum(missing)).where(
-            uploads.c.root_id == root_id, uploads.c.state == State.OPEN, missing > 0
-        )
-    ).scalar_one()
-    return int(total or 0)

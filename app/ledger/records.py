@@ -84,7 +84,7 @@ class UploadRecord:
         values = dict(row._mapping)
         values["details"] = values.pop("metadata")
         values["state"] = State(values["state"])
-        return cls(**values)
+        return cls(**{name: values[name] for name in cls.__slots__})
 
     @property
     def geometry(self) -> Geometry:
@@ -102,6 +102,15 @@ class UploadRecord:
     def has_expired(self, now_ms: int) -> bool:
         """Tell whether an unfinished upload's time is over, swept already or not."""
         return self.state in (State.OPEN, State.FAILED) and self.expires_at_ms <= now_ms
+
+
+@dataclass(frozen=True, slots=True)
+class AliasKey:
+    """A client's own name for an upload: what kind of name, whose, and the name itself."""
+
+    namespace: str
+    owner: str
+    client_key: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from app.domain.states import State, check
 from app.errors import (
@@ -19,7 +19,6 @@ from app.errors import (
 from app.ledger.leases import CREATE, Lease, Leases
 from app.ledger.models import instance, uploads
 from app.ledger.outbox import EventKind, append_event, append_event_once
-from app.ledger.parts import count_unreceived_bytes
 from app.ledger.records import NewUpload, UploadRecord
 from app.ledger.transactions import Transactions
 
@@ -47,34 +46,9 @@ class UploadLedger:
         StorageFull.
         """
         claimed_at = monotonic()
-        values = asdict(new)
-        values["metadata"] = values.pop("details")
-
-        def work(connection: Connection) -> int:
-            if room_bytes is not None:
-                take_turns(connection)  # or two would find the same room
-                announced = count_unreceived_bytes(connection, new.root_id)
-                if (new.length or 0) > room_bytes - announced:
-                    raise StorageFull
-            connection.execute(
-                uploads.insert().values(
-                    **values,
-                    offset=0,
-                    received=0,
-                    attempts=0,
-                    progress_bytes=0,
-                    state=State.OPEN,
-                    progress_at_ms=new.created_at_ms,
-                )
-            )
-            append_event(connection, new.id, EventKind.CREATED, new.created_at_ms)
-            if new.part_count == 0:
-                append_event(connection, new.id, EventKind.COMPLETED, new.created_at_ms)
-            generation = self._leases.claim(connection, new.id, CREATE)
-            assert generation is not None, "the id is new: nobody can hold its lease"
-            return generation
-
-        generation = self._transactions.write(work)
+        generation = self._transactions.write(
+            lambda connection: insert_upload(connection, self._leases, new, room_bytes)
+        )
         return self._leases.hold(new.id, CREATE, generation, claimed_at)
 
     def get(self, upload_id: str) -> UploadRecord | None:
@@ -207,6 +181,39 @@ class UploadLedger:
         )
 
 
+def insert_upload(
+    connection: Connection, leases: Leases, new: NewUpload, room_bytes: int | None
+) -> int:
+    """Insert an upload; return the generation of its ``create`` lease, which is the caller's.
+
+    ``room_bytes`` as in ``UploadLedger.create``. Raises StorageFull.
+    """
+    values = asdict(new)
+    values["metadata"] = values.pop("details")
+    if room_bytes is not None:
+        take_turns(connection)  # or two would find the same room
+        announced = count_unreceived_bytes(connection, new.root_id)
+        if (new.length or 0) > room_bytes - announced:
+            raise StorageFull
+    connection.execute(
+        uploads.insert().values(
+            **values,
+            offset=0,
+            received=0,
+            attempts=0,
+            progress_bytes=0,
+            state=State.OPEN,
+            progress_at_ms=new.created_at_ms,
+        )
+    )
+    append_event(connection, new.id, EventKind.CREATED, new.created_at_ms)
+    if new.part_count == 0:
+        append_event(connection, new.id, EventKind.COMPLETED, new.created_at_ms)
+    generation = leases.claim(connection, new.id, CREATE)
+    assert generation is not None, "the id is new: nobody can hold its lease"
+    return generation
+
+
 def find(connection: Connection, upload_id: str, *, locked: bool = False) -> UploadRecord | None:
     """Return an upload in whatever state it is, None if the id is unknown.
 
@@ -245,3 +252,15 @@ def transition(
         .returning(*uploads.c)
     ).first()
     return None if row is None else UploadRecord.from_row(row)
+
+
+def count_unreceived_bytes(connection: Connection, root_id: str) -> int:
+    """Return the bytes that open uploads on a root have announced and not sent yet."""
+    received_bytes = uploads.c.received * func.coalesce(uploads.c.part_size, 0) + uploads.c.offset
+    missing = func.coalesce(uploads.c.length, 0) - received_bytes
+    total = connection.execute(
+        select(func.sum(missing)).where(
+            uploads.c.root_id == root_id, uploads.c.state == State.OPEN, missing > 0
+        )
+    ).scalar_one()
+    return int(total or 0)

@@ -16,6 +16,7 @@ from app.ledger.database import Ledger
 from app.settings import Settings
 from app.storage.base import Storage
 from app.uploads.append_service import AppendService
+from app.uploads.chunks import ChunkService
 from app.uploads.reading import FileReader
 from app.uploads.service import UploadService
 
@@ -45,6 +46,9 @@ class Context(Protocol):
 
     @property
     def appends(self) -> AppendService: ...
+
+    @property
+    def chunks(self) -> ChunkService: ...
 
 
 def context() -> Context:

@@ -39,6 +39,19 @@ NATIVE: StatusTable = {
     LedgerOutdated: 503,
 }
 
+#: Resumable.js gives up on 400, 404, 415, 500 and 501 and sends everything else
+#: 100 times again, at once; flow.js gives up at the first error unless told
+#: otherwise, and on 404 always. So: what stays wrong is 400, what passes 503.
+RESUMABLE: StatusTable = {
+    errors.LonghaulError: 503,
+    errors.RequestRefused: 400,
+    errors.UnknownContentType: 415,
+    errors.NotAuthenticated: 401,
+    errors.NotAuthorized: 401,
+    errors.UploadNotFound: 400,
+    errors.StorageFault: 400,
+}
+
 
 #: tus. tus-js-client retries 5xx, 409 and 423 after asking for the offset, and
 #: gives up on any other 4xx.
@@ -74,17 +87,22 @@ def status_of(error: errors.LonghaulError, table: StatusTable) -> int:
 
 
 #: Blueprint → its table; all other routes have the native one.
-TABLES: Mapping[str, StatusTable] = {"tus": TUS}
+TABLES: Mapping[str, StatusTable] = {"tus": TUS, "resumable": RESUMABLE}
+
+#: When to come back after what does not tell by itself, such as a full disk.
+_RETRY_AFTER_SECONDS = 30
 
 
 def problem_response(error: errors.LonghaulError) -> Response:
     """Render an error as JSON, with the status that the request's protocol has for it."""
-    status = status_of(error, TABLES.get(request.blueprint or "", NATIVE))
+    status = status_of(error, _table())
     if status >= 500:
         log.warning("request.failed", code=error.code, cause=str(error.__cause__ or ""))
     response = _json_error(error.message, error.code, status)
     if isinstance(error, errors.TryAgain):
         response.headers["Retry-After"] = str(error.retry_after_seconds)
+    elif status == 503:
+        response.headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
     if isinstance(error, errors.NotAuthenticated):
         response.headers["WWW-Authenticate"] = 'Bearer realm="longhaul"'
     return response
@@ -104,9 +122,16 @@ def http_problem_response(error: HTTPException) -> Response:
 def bug_response(error: Exception) -> Response:
     """Render an error nobody expected. The log has it; the client gets the request id."""
     log.error("request.bug", exc_info=error)
-    return _json_error(
-        "Internal server error; the log has it under this request id", "internal_error", 500
-    )
+    message = "Internal server error; the log has it under this request id"
+    status = _table()[errors.LonghaulError]
+    response = _json_error(message, errors.LonghaulError.code, status)
+    if status == 503:
+        response.headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
+    return response
+
+
+def _table() -> StatusTable:
+    return TABLES.get(request.blueprint or "", NATIVE)
 
 
 def _json_error(message: str, code: str, status: int) -> Response:

@@ -16,7 +16,8 @@ from app.domain.targets import parse_target
 from app.errors import LonghaulError, StorageFull, TryAgain, UploadTooLarge
 from app.ingest.threads import sync_pool
 from app.ledger.database import Ledger
-from app.ledger.records import NewUpload, UploadRecord
+from app.ledger.leases import Lease
+from app.ledger.records import AliasKey, NewUpload, UploadRecord
 from app.storage.base import Arrival, Storage
 from app.uploads.policy import Policy
 from app.uploads.staging import Staging, staged_object_of
@@ -70,11 +71,22 @@ class Creator:
         lease = self._ledger.uploads.create(
             new, room_bytes=self.room_bytes(new.root_id), monotonic=self._clock.monotonic
         )
-        try:
-            return self._staging.make(staged_object_of(new), lease)
-        except (StorageFull, TryAgain):
-            self._give_up(new.id)
-            raise
+        return self._stage(new, lease)
+
+    def get_or_create(self, protocol: str, owner: str, wish: Wish, alias: AliasKey) -> UploadRecord:
+        """Return the living upload behind an alias, else create it; whoever else asks meanwhile.
+
+        Raises as ``create``.
+        """
+        new = self.planned(protocol, owner, wish)
+        record, lease = self._ledger.chunks.get_or_create(
+            alias,
+            new,
+            grace_ms=self._policy.grace_ms,
+            room_bytes=self.room_bytes(new.root_id),
+            monotonic=self._clock.monotonic,
+        )
+        return record if lease is None else self._stage(new, lease)
 
     def planned(self, protocol: str, owner: str, wish: Wish) -> NewUpload:
         """Check a wish and return the upload it asks for, which exists nowhere yet.
@@ -135,6 +147,13 @@ class Creator:
             return None
         free_bytes = sync_pool.run(lambda: self._storage.check(root_id))
         return None if free_bytes is None else free_bytes - self._policy.min_free_disk_bytes
+
+    def _stage(self, new: NewUpload, lease: Lease) -> UploadRecord:
+        try:
+            return self._staging.make(staged_object_of(new), lease)
+        except (StorageFull, TryAgain):
+            self._give_up(new.id)
+            raise
 
     def _give_up(self, upload_id: str) -> None:
         """Cancel an upload that could not be staged, so that it reserves no space."""

@@ -19,8 +19,14 @@ class Policy:
     durable: bool
     allow_private_targets: bool
     max_concurrent_finalizations: int
+    resumable_grace_seconds: float
 
     @property
     def ttl_ms(self) -> int:
         """How long an unfinished upload is kept, in milliseconds."""
         return int(self.ttl_seconds * 1000)
+
+    @property
+    def grace_ms(self) -> int:
+        """How long a complete upload keeps its client's name for it, in milliseconds."""
+        return int(self.resumable_grace_seconds * 1000)

@@ -32,6 +32,7 @@ from app.uploads.creating import Creator, Wish
 from app.uploads.policy import Policy
 from app.uploads.receiving import PartReceiver
 from app.uploads.staging import Staging, staged_object
+from app.uploads.transfers import Transfers
 from app.uploads.views import PartStored, PendingParts, UploadView, upload_view
 
 log = structlog.get_logger(__name__)
@@ -54,15 +55,16 @@ class UploadService:
         self._storage = storage
         self._clock = clock
         self._policy = policy
-        self._staging = Staging(ledger, storage, clock)
-        self._creator = Creator(ledger, storage, clock, policy, self._staging)
-        self._receiver = PartReceiver(ledger, storage, clock, policy, drain, self._staging)
+        self.staging = Staging(ledger, storage, clock)
+        self.creator = Creator(ledger, storage, clock, policy, self.staging)
+        self.transfers = Transfers(ledger, storage, clock, policy, drain)
+        self._receiver = PartReceiver(ledger, storage, clock, policy, self.staging, self.transfers)
         self.wake_jobs: Callable[[], None] = lambda: None
 
     def create(self, protocol: str, owner: str, wish: Wish) -> UploadView:
         """Create an upload whose parts have the server's size; see ``Creator.create``."""
         geometry = Geometry.of(wish.length or 0, self._policy.part_size_bytes)
-        record = self._creator.create(protocol, owner, replace(wish, geometry=geometry))
+        record = self.creator.create(protocol, owner, replace(wish, geometry=geometry))
         return upload_view(record, None)
 
     def put_part(
@@ -95,18 +97,23 @@ class UploadService:
         """
         existing = self._existing(upload_id, sees)
         if existing.state is State.OPEN and existing.staging_key is None:
-            self._staging.ensure(existing)  # a crash came between the row and its object
+            self.staging.ensure(existing)  # a crash came between the row and its object
         upload = self._ledger.uploads.queue_finalize(upload_id, self._clock.now_ms())
+        upload = self.outcome(upload)
+        if upload.state is State.OPEN:  # the storage has lost parts
+            raise PartsMissing(upload.received, upload.geometry.part_count)
+        return self.view(upload)
+
+    def outcome(self, upload: UploadRecord) -> UploadRecord:
+        """Have a full upload finalized, and return it as it is a little later."""
         self.wake_jobs()
         give_up_at = self._clock.monotonic() + self._policy.complete_wait_seconds
         pause_seconds = _POLL_SECONDS
         while upload.state is State.FINALIZING and self._clock.monotonic() < give_up_at:
             self._clock.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, _LONGEST_POLL_SECONDS)
-            upload = self._existing(upload_id, sees)
-        if upload.state is State.OPEN:  # the storage has lost parts
-            raise PartsMissing(upload.received, upload.geometry.part_count)
-        return upload_view(upload, self._final_path(upload))
+            upload = self._existing(upload.id, None)
+        return upload
 
     def cancel(self, upload_id: str, *, sees: str | None) -> UploadView:
         """Cancel an unfinished upload, or delete a complete one with its file.
@@ -159,6 +166,10 @@ class UploadService:
         if upload.part_count is None:  # appended, by another protocol
             raise UploadNotFound
         return upload
+
+    def view(self, upload: UploadRecord) -> UploadView:
+        """Return an upload as its owner may see it, without its parts."""
+        return upload_view(upload, self._final_path(upload))
 
     def _final_path(self, upload: UploadRecord) -> str | None:
         if upload.state is not State.COMPLETE or upload.final_key is None:

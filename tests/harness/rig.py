@@ -40,6 +40,7 @@ POLICY = Policy(
     durable=False,
     allow_private_targets=True,
     max_concurrent_finalizations=4,
+    resumable_grace_seconds=300,
 )
 
 

@@ -31,7 +31,7 @@ NAMES = [name.upper() for name in Settings.model_fields]
 COMPUTED = {"WORKERS", "LOG_FORMAT", "TEMP_STORAGE_PATH", "DATABASE_URL", "BIND_ADDR"}
 
 #: By default nothing.
-EMPTY = {"BASE_URL", "TRUSTED_PROXIES", "ANONYMOUS_PROTOCOLS"}
+EMPTY = {"BASE_URL", "TRUSTED_PROXIES", "ANONYMOUS_PROTOCOLS", "RESUMABLE_PARAMETERS"}
 
 
 @pytest.fixture

@@ -1,0 +1,201 @@
+"""Uploads that clients know by names of their own: found, made once, and their parts replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import BigInteger, Connection, Executable, bindparam, delete, select, update
+
+from app.domain.parts import word_and_mask
+from app.domain.states import GONE, State
+from app.errors import LeaseLost
+from app.ledger.dialects import insert
+from app.ledger.leases import CREATE, Lease, Leases
+from app.ledger.models import aliases, bitmap, receipts, uploads
+from app.ledger.parts import PartClaim, find_receipt, open_upload
+from app.ledger.records import AliasKey, NewUpload, UploadRecord
+from app.ledger.transactions import Transactions
+from app.ledger.uploads import find, insert_upload, take_turns
+
+_NAMED = (
+    aliases.c.namespace == bindparam("namespace"),
+    aliases.c.owner == bindparam("owner"),
+    aliases.c.client_key == bindparam("client_key"),
+)
+_SELECT_NAMED = select(uploads).join(aliases, aliases.c.upload_id == uploads.c.id).where(*_NAMED)
+_SELECT_WITH_BITS = (
+    select(uploads, bitmap.c.bits)
+    .join(aliases, aliases.c.upload_id == uploads.c.id)
+    .outerjoin(bitmap, (bitmap.c.upload_id == uploads.c.id) & (bitmap.c.word == bindparam("word")))
+    .where(*_NAMED)
+)
+_UNCOUNT_PART = (
+    update(uploads)
+    .where(uploads.c.id == bindparam("counted_id"), uploads.c.state == State.OPEN)
+    .values(received=uploads.c.received - 1)
+)
+_MASK = bindparam("mask", type_=BigInteger)
+_CLEAR_BIT = (
+    update(bitmap)
+    .where(
+        bitmap.c.upload_id == bindparam("bit_upload_id"),
+        bitmap.c.word == bindparam("bit_word"),
+        bitmap.c.bits.op("&")(_MASK) != 0,
+    )
+    .values(bits=bitmap.c.bits - _MASK)
+)
+_DELETE_RECEIPT = delete(receipts).where(
+    receipts.c.upload_id == bindparam("receipt_upload_id"), receipts.c.part == bindparam("part")
+)
+
+
+class ChunkLedger:
+    """Aliases and what hangs on them. ``grace_ms``: how long a complete upload keeps its alias."""
+
+    def __init__(self, transactions: Transactions, leases: Leases, dialect: str) -> None:
+        self._transactions = transactions
+        self._leases = leases
+        self._point_alias = _point_alias_statement(dialect)
+
+    def look(
+        self, alias: AliasKey, index: int, now_ms: int, grace_ms: int
+    ) -> tuple[UploadRecord, bool] | None:
+        """Return the living upload behind an alias, and whether it has part ``index``."""
+        word, mask = word_and_mask(index)
+        asked = {**_names(alias), "word": word}
+        row = self._transactions.read(
+            lambda connection: connection.execute(_SELECT_WITH_BITS, asked).first()
+        )
+        if row is None:
+            return None
+        upload = UploadRecord.from_row(row)
+        if not _is_living(upload, now_ms, grace_ms):
+            return None
+        return upload, bool((row.bits or 0) & mask)
+
+    def get_or_create(
+        self,
+        alias: AliasKey,
+        new: NewUpload,
+        *,
+        grace_ms: int,
+        room_bytes: int | None,
+        monotonic: Callable[[], float],
+    ) -> tuple[UploadRecord, Lease | None]:
+        """Return the living upload behind an alias; else make ``new`` the one, with its lease.
+
+        The ``create`` lease tells that the upload is new. However many processes
+        ask at once, one upload is made. Raises StorageFull as ``UploadLedger.create``.
+        """
+        claimed_at = monotonic()
+
+        def work(connection: Connection) -> tuple[UploadRecord, int | None]:
+            # On PostgreSQL only statements after this one see what those who had
+            # the turn before have made.
+            take_turns(connection)
+            known = _named(connection, alias)
+            if known is not None and _is_living(known, new.created_at_ms, grace_ms):
+                return known, None
+            generation = insert_upload(connection, self._leases, new, room_bytes)
+            connection.execute(self._point_alias, {**_names(alias), "upload_id": new.id})
+            made = find(connection, new.id)
+            assert made is not None
+            return made, generation
+
+        upload, generation = self._transactions.write(work)
+        if generation is None:
+            return upload, None
+        return upload, self._leases.hold(new.id, CREATE, generation, claimed_at)
+
+    def claim(
+        self,
+        alias: AliasKey,
+        index: int,
+        now_ms: int,
+        grace_ms: int,
+        monotonic: Callable[[], float],
+    ) -> PartClaim | None:
+        """Try to lease part ``index`` of the upload behind an alias; None where none lives.
+
+        Other than ``PartLedger.claim`` it leases a part that has been received,
+        too: it may be replaced. A receipt without a lease means that the upload
+        takes no parts any more. Raises IndexError where it has no such part.
+        """
+        claimed_at = monotonic()
+
+        def work(connection: Connection) -> tuple[PartClaim, int | None] | None:
+            upload = _named(connection, alias)
+            if upload is None or not _is_living(upload, now_ms, grace_ms):
+                return None
+            upload.geometry.span(index)  # raises IndexError
+            if upload.state is not State.OPEN:
+                return PartClaim(upload, receipt=find_receipt(connection, upload.id, index)), None
+            generation = self._leases.claim(connection, upload.id, str(index))
+            if generation is None:
+                holder = self._leases.holder(connection, upload.id, str(index))
+                return PartClaim(upload, holder=holder), None
+            return PartClaim(upload, receipt=find_receipt(connection, upload.id, index)), generation
+
+        claimed = self._transactions.write(work, durable=False)
+        if claimed is None:
+            return None
+        claim, generation = claimed
+        if generation is None:
+            return claim
+        lease = self._leases.hold(claim.upload.id, str(index), generation, claimed_at)
+        return PartClaim(claim.upload, lease=lease, receipt=claim.receipt)
+
+    def withdraw(self, lease: Lease, index: int, now_ms: int) -> None:
+        """Forget a received part whose bytes are about to be replaced; durable on return.
+
+        Raises LeaseLost, UploadNotFound or UploadNotOpen, and then nothing has changed.
+        """
+
+        def work(connection: Connection) -> None:
+            upload_id = lease.upload_id
+            if not connection.execute(_UNCOUNT_PART, {"counted_id": upload_id}).rowcount:
+                open_upload(connection, upload_id, now_ms)
+                raise LeaseLost
+            word, mask = word_and_mask(index)
+            bit = {"bit_upload_id": upload_id, "bit_word": word, "mask": mask}
+            if not (
+                self._leases.is_valid(connection, lease)
+                and connection.execute(_CLEAR_BIT, bit).rowcount
+            ):
+                raise LeaseLost
+            connection.execute(_DELETE_RECEIPT, {"receipt_upload_id": upload_id, "part": index})
+
+        self._transactions.write(work)
+
+
+def _named(connection: Connection, alias: AliasKey) -> UploadRecord | None:
+    row = connection.execute(_SELECT_NAMED, _names(alias)).first()
+    return None if row is None else UploadRecord.from_row(row)
+
+
+def _is_living(upload: UploadRecord, now_ms: int, grace_ms: int) -> bool:
+    """Tell whether an alias still leads to its upload, or is free for another one."""
+    if upload.state is State.COMPLETE:
+        return (upload.completed_at_ms or 0) + grace_ms > now_ms
+    return upload.state not in GONE and not upload.has_expired(now_ms)
+
+
+def _names(alias: AliasKey) -> dict[str, str]:
+    return {
+        "namespace": alias.namespace,
+        "owner": alias.owner,
+        "client_key": alias.client_key,
+    }
+
+
+def _point_alias_statement(dialect: str) -> Executable:
+    upsert = insert(dialect, aliases).values(
+        namespace=bindparam("namespace"),
+        owner=bindparam("owner"),
+        client_key=bindparam("client_key"),
+        upload_id=bindparam("upload_id"),
+    )
+    return upsert.on_conflict_do_update(
+        index_elements=["namespace", "owner", "client_key"],
+        set_={"upload_id": upsert.excluded.upload_id},
+    )

@@ -1,0 +1,64 @@
+"""Resumable.js: chunks tested, stored and completed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness.native import KIB
+from tests.harness.resumable import CHUNK_BYTES, File, Resumable
+from tests.harness.server import Server
+from tests.harness.wire import events
+
+Content = Callable[[int], bytes]
+
+
+@pytest.fixture
+def resumable(server: Server) -> Resumable:
+    """A client of the shared server."""
+    return Resumable(server)
+
+
+def test_the_last_chunk_completes_the_file(resumable: Resumable, content: Content) -> None:
+    file = File(content(3 * CHUNK_BYTES + 17), relative_path="photos/2024/movie.mp4")
+    for number in (2, 1):
+        answer = resumable.octet(file, number)
+        assert not answer["complete"]
+        assert answer["final_path"] is None
+    last = resumable.octet(file, 3)
+    assert last["complete"]
+    assert last["location"] == f"{resumable.server.url}/download/{last['id']}"
+    assert (last["received"], last["total_chunks"], last["size"]) == (3, 3, 3 * CHUNK_BYTES + 17)
+    path = Path(last["final_path"])
+    assert path == resumable.server.uploads / f"photos/2024/{last['id']}_movie.mp4"
+    assert path.read_bytes() == file.content
+    assert events(resumable.server, last["id"])[:2] == ["created", "completed"]
+
+
+def test_a_chunk_that_is_not_stored_is_204_and_one_that_is_is_200(
+    resumable: Resumable, content: Content
+) -> None:
+    file = File(content(3 * CHUNK_BYTES))
+    assert not resumable.test(file, 1)
+    stored = resumable.octet(file, 1)
+    assert resumable.test_raw(file, 1).json() == stored
+    assert not resumable.test(file, 2)
+
+
+def test_other_bytes_replace_a_chunk_until_the_file_is_complete(
+    resumable: Resumable, content: Content
+) -> None:
+    old = File(content(2 * CHUNK_BYTES))
+    kept = 10 * KIB
+    new = File(old.content[:kept] + content(2 * CHUNK_BYTES - kept), identifier=old.identifier)
+    resumable.octet(old, 1)
+    assert resumable.octet(new, 1)["received"] == 1
+    last = resumable.octet(new, 2)
+    assert Path(last["final_path"]).read_bytes() == new.content
+    again = resumable.octet_raw(old, 1)
+    assert again.status_code == 400
+    assert again.json()["code"] == "part_conflict"
+    assert resumable.octet(new, 1)["location"] == last["location"]
+    assert Path(last["final_path"]).read_bytes() == new.content
