@@ -10,11 +10,9 @@ monkey-patched, so nothing of Flask or SQLAlchemy is imported here.
 from __future__ import annotations
 
 import importlib.util
-import math
-import os
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -25,6 +23,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app import setting_defaults as defaults
 from app import setting_types as types
 
 MIB = 1024 * 1024
@@ -47,37 +46,6 @@ class SettingsError(Exception):
     """A setting is missing or wrong. ``str()`` is one line for the operator, without secrets."""
 
 
-def _usable_cores() -> int:
-    """Return the cores this process may keep busy: its affinity, less a container's CPU quota."""
-    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup v2, or "max": no quota
-        return cores
-
-
-def _in_memory(path: str) -> bool:
-    """Whether ``path`` lies on tmpfs, as Linux tells; False where it does not tell."""
-    try:
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
-    except OSError:
-        return False
-    target, nearest, kind = Path(path).resolve(), "", ""
-    for _, point, filesystem, *_ in (line.split() for line in mounts):
-        if target.is_relative_to(point) and len(point) >= len(nearest):
-            nearest, kind = point, filesystem
-    return kind in {"tmpfs", "ramfs"}
-
-
-def _temporary_directory(given: dict[str, Any]) -> str:
-    # Beside the ledger, because the system's temporary directory is cleared at
-    # boot, and acknowledged bytes with it.
-    scheme, _, path = given["database_url"].get_secret_value().partition(":///")
-    return f"{path}.d" if scheme == "sqlite" else "./longhaul-temp"
-
-
 class Settings(BaseSettings):
     """All settings, frozen. Constructed directly it reads the environment, never a file."""
 
@@ -94,7 +62,8 @@ class Settings(BaseSettings):
         description="Address and port to listen on; wins over SERVER_PORT",
     )
     workers: types.Count = Field(
-        default_factory=_usable_cores, description="Worker processes; by default the usable cores"
+        default_factory=defaults.usable_cores,
+        description="Worker processes; by default the usable cores",
     )
     graceful_timeout_secs: types.WholeSeconds = Field(
         30, description="How long requests may go on after the order to stop"
@@ -122,7 +91,7 @@ class Settings(BaseSettings):
         description="Database of the ledger, instead of DATABASE_PATH",
     )
     temp_storage_path: types.Directory = Field(
-        default_factory=_temporary_directory,
+        default_factory=defaults.temporary_directory,
         description="Local directory for bytes on their way to a remote storage",
     )
     ledger_busy_timeout_secs: types.Seconds = Field(
@@ -260,7 +229,7 @@ class Settings(BaseSettings):
         if self.is_sqlite:
             places["DATABASE_PATH"] = self.database_uri.removeprefix("sqlite:///")
         for name, path in places.items():
-            if self.strict_durability and _in_memory(path):
+            if self.strict_durability and defaults.in_memory(path):
                 found.append(
                     f"{name} is in memory (tmpfs): a reboot loses it, whatever DURABILITY is"
                 )
