@@ -1,8 +1,9 @@
 """tus 1.0.0: how its receivers are measured, and the reference servers among them.
 
 Uploads are created before the clock starts, one for each body; a PATCH sends it
-whole and so completes it, as a tus client without ``chunkSize`` does. What a
-receiver does to finish a file is in its time.
+whole and so completes it, as a tus client without ``chunkSize`` does. Finishing
+files is in the time, as far as the receiver does it before its answer, and else
+in its CPU seconds.
 """
 
 from __future__ import annotations

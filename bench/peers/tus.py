@@ -1,4 +1,4 @@
-"""Longhaul's tus: a PATCH is synced and recorded, and the file published, before the answer."""
+"""Longhaul's tus: a PATCH is recorded (strict: synced) before its answer, published after it."""
 
 from __future__ import annotations
 

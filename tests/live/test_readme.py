@@ -10,7 +10,7 @@ from app import create_app
 from app.domain.states import mermaid
 from app.settings import Settings
 from tests.conftest import StartServer
-from tests.harness.server import API_KEY, JWT_SECRET, ROOT
+from tests.harness.server import API_KEY, JWT_SECRET, ROOT, Server
 
 README = (ROOT / "README.md").read_text()
 
@@ -18,24 +18,31 @@ README = (ROOT / "README.md").read_text()
 WALK_THROUGH_SECONDS = 120
 
 
-def test_the_walk_through_works_as_printed(start_server: StartServer) -> None:
-    server = start_server(CHUNK_SIZE_MB=50)
-    folder = server.directory
-    (folder / ".env").write_text(f"API_KEY={API_KEY}\n")
-    block = re.search(r"<!-- walk-through.*?-->\n```sh\n(.*?)```", README, re.DOTALL)
+def run_block(server: Server, name: str) -> str:
+    """Run a block of the README in a server's folder, as a user would; return what it prints."""
+    (server.directory / ".env").write_text(f"API_KEY={API_KEY}\n")
+    block = re.search(rf"<!-- {name}: .*?-->\n```sh\n(.*?)```", README, re.DOTALL)
     assert block is not None
-    script = block[1].replace("http://localhost:3000", server.url)
     ran = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder,
+        ["bash", "-euo", "pipefail", "-c", block[1].replace("http://localhost:3000", server.url)],
+        cwd=server.directory,
         capture_output=True,
         text=True,
         timeout=WALK_THROUGH_SECONDS,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.endswith("the same bytes\n")
-    assert '"status":"complete"' in ran.stdout
+    return ran.stdout
+
+
+def test_the_walk_through_works_as_printed(start_server: StartServer) -> None:
+    printed = run_block(start_server(CHUNK_SIZE_MB=50), "walk-through")
+    assert printed.endswith("the same bytes\n")
+    assert '"status":"complete"' in printed
+
+
+def test_the_tus_walk_through_works_as_printed(start_server: StartServer) -> None:
+    assert run_block(start_server(), "tus walk-through") == "the same bytes\n"
 
 
 def test_every_route_is_in_the_table_of_endpoints(tmp_path: Path) -> None:
