@@ -138,6 +138,9 @@ class Settings(BaseSettings):
     resumable_min_chunk_bytes: types.Size = Field(
         64 * 1024, description="Smallest chunk size that Resumable.js clients may have"
     )
+    resumable_max_spool_bytes: types.Size = Field(
+        256 * MIB, description="Longest chunk that may come before its fields in a form"
+    )
     resumable_grace_secs: types.SecondsOrZero = Field(
         300, description="How long a complete Resumable.js upload answers to its identifier"
     )

@@ -130,8 +130,11 @@ class FieldCollector:
         """True when nothing more is needed to know where the bytes go."""
         return _REQUIRED <= self._values.keys()
 
-    def fields(self) -> ChunkFields:
-        """Return what was gathered. Raises InvalidField."""
+    def fields(self, body_type: str | None = None) -> ChunkFields:
+        """Return what was gathered; ``body_type`` where no field has told the file's type.
+
+        Raises InvalidField.
+        """
         return ChunkFields(
             chunk_number=self._integer(Field.CHUNK_NUMBER, at_least=1),
             chunk_size=self._integer(Field.CHUNK_SIZE, at_least=1),
@@ -139,7 +142,7 @@ class FieldCollector:
             identifier=self._identifier(),
             filename=self._text(Field.FILENAME),
             relative_path=self._values.get(Field.RELATIVE_PATH) or None,
-            content_type=self._values.get(Field.TYPE) or None,
+            content_type=self._values.get(Field.TYPE) or body_type,
             current_chunk_size=self._optional_integer(Field.CURRENT_CHUNK_SIZE),
             total_chunks=self._optional_integer(Field.TOTAL_CHUNKS),
         )
@@ -224,6 +227,20 @@ def geometry(fields: ChunkFields, chunk_count: int) -> Geometry:
     if fields.chunk_number > chunk_count:
         raise InvalidField(Field.CHUNK_NUMBER, f"must be at most {chunk_count}")
     return Geometry(fields.total_size, fields.chunk_size, chunk_count)
+
+
+def possible_lengths(fields: ChunkFields) -> frozenset[int]:
+    """Return what lengths a chunk may have, whichever way the file is cut."""
+    counts = {told_chunk_count(fields, None)} - {None} or {
+        count
+        for count in chunk_counts(fields.total_size, fields.chunk_size)
+        if fields.chunk_number <= count
+    }
+    return frozenset(
+        geometry(fields, count).span(fields.chunk_number - 1).length
+        for count in counts
+        if count is not None
+    )
 
 
 def client_key(fields: ChunkFields, directory: str) -> str:

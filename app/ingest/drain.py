@@ -11,6 +11,8 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+from app.errors import LonghaulError, ShuttingDown
+
 #: Parts stop this long before the kill: enough to answer and to be heard.
 PART_MARGIN_SECONDS = 5.0
 
@@ -52,6 +54,10 @@ class Drain:
     def parts_must_stop(self) -> bool:
         """True when bodies of parts have to give up, shortly before the kill."""
         return self._is_over(PART_MARGIN_SECONDS)
+
+    def guard_part(self, _idle_seconds: float) -> LonghaulError | None:
+        """Tell the pump to stop a part's body when its time is over; a ``Guard``."""
+        return ShuttingDown() if self.parts_must_stop else None
 
     @property
     def downloads_must_stop(self) -> bool:

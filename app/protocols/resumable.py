@@ -20,19 +20,29 @@ from app.domain.resumable import (
     chunk_counts,
     client_key,
     geometry,
+    possible_lengths,
     told_chunk_count,
 )
 from app.domain.states import State
-from app.errors import InvalidField, MalformedRequest, UnknownContentType
+from app.errors import (
+    InvalidField,
+    MalformedRequest,
+    UnknownContentType,
+)
+from app.ingest.multipart import Form
 from app.ledger.records import AliasKey
 from app.protocols.auth import uploader
 from app.protocols.context import body, context
 from app.protocols.urls import absolute_url
+from app.storage.spool import Spool
 from app.uploads.chunks import Chunk
 from app.uploads.creating import Wish
 from app.uploads.views import UploadView
 
 PROTOCOL = "resumable"
+
+#: What forms become that hold the chunk as text (``chunkFormat: 'base64'``).
+_REFUSED_TYPES = frozenset({"application/x-www-form-urlencoded"})
 
 bp = Blueprint(PROTOCOL, __name__, url_prefix="/api")
 
@@ -51,10 +61,41 @@ def store() -> ResponseReturnValue:
     """Store a chunk: the raw body, or the file of a form."""
     principal = uploader(request, context().settings, context().ledger, PROTOCOL)
     collector = _query_fields()
-    if request.mimetype.startswith(("multipart/", "application/x-www-form-urlencoded")):
-        raise UnknownContentType("not yet")
-    chunk = _chunk(collector.fields(), principal, body().length)
-    return _upload_json(context().chunks.put(chunk, body()))
+    if request.mimetype == "multipart/form-data":
+        return _upload_json(_put_form(collector, principal))
+    if request.mimetype.startswith("multipart/") or request.mimetype in _REFUSED_TYPES:
+        raise UnknownContentType(
+            f"A body of the type {request.mimetype} is not taken; "
+            "send multipart/form-data, or the chunk itself as application/octet-stream"
+        )
+    fields = collector.fields(_real_type(request.mimetype))
+    return _upload_json(context().chunks.put(_chunk(fields, principal, body().length), body()))
+
+
+def _put_form(collector: FieldCollector, principal: Principal) -> UploadView:
+    """Store the file of a form: straight to its place, if the fields have come before it."""
+    here = context()
+    idle_timeout_seconds, guard = here.settings.body_idle_timeout_secs, here.drain.guard_part
+    boundary = request.mimetype_params.get("boundary", "")
+    form = Form(body(), boundary, _names().files, collector.add)
+    form.read_to_file(idle_timeout_seconds, guard)
+    if collector.is_complete:
+        fields = collector.fields(_real_type(form.file_type))
+        file = form.file(possible_lengths(fields))
+        return here.chunks.put(_chunk(fields, principal, file.length), file)
+    with Spool(here.settings.temp_storage_path) as spool:
+        limit_bytes = here.settings.resumable_max_spool_bytes
+        file = form.spooled(spool, limit_bytes, idle_timeout_seconds, guard)
+        fields = collector.fields(_real_type(form.file_type))
+        return here.chunks.put(_chunk(fields, principal, file.length), file)
+
+
+def _real_type(declared: str | None) -> str | None:
+    """Return the type a body is declared to have, unless it only says that it is bytes.
+
+    flow.js has no field for the file's type: it is the body's.
+    """
+    return None if declared in {"", "application/octet-stream"} else declared
 
 
 def _query_fields() -> FieldCollector:

@@ -104,7 +104,7 @@ class Transfers:
             limit_bytes=limit_bytes,
             idle_timeout_seconds=self._policy.body_idle_timeout_seconds,
             hasher=hasher,
-            guard=self._stop_when_draining if lease is None else self._guard(lease),
+            guard=self._drain.guard_part if lease is None else self._guard(lease),
             native_writes=capabilities.native_thread_writes,
         )
 
@@ -136,12 +136,9 @@ class Transfers:
                 return LeaseLost()
             if lease.contention is Contention.ASKED and idle_seconds >= STALE_SECONDS:
                 return UploadLocked()
-            return self._stop_when_draining(idle_seconds)
+            return self._drain.guard_part(idle_seconds)
 
         return guard
-
-    def _stop_when_draining(self, _idle_seconds: float) -> LonghaulError | None:
-        return ShuttingDown() if self._drain.parts_must_stop else None
 
 
 def require_whole(transfer: Transfer, length: int, body: Body) -> None:

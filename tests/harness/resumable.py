@@ -98,6 +98,30 @@ class Resumable:
             headers={"Content-Type": "application/octet-stream"},
         )
 
+    def form_raw(
+        self, file: File, number: int, data: bytes | None = None, **changed: object
+    ) -> requests.Response:
+        """Send a chunk as resumable.js does by default: fields in query and form, then the file."""
+        fields = file.fields(number, **changed)
+        return self.parts_raw([*fields.items()], file, number, data, params=fields)
+
+    def parts_raw(
+        self,
+        before: list[tuple[str, str]],
+        file: File,
+        number: int,
+        data: bytes | None = None,
+        *,
+        after: list[tuple[str, str]] | None = None,
+        **options: Any,
+    ) -> requests.Response:
+        """Send a form with any fields before and after the file."""
+        blob = ("blob", file.chunk(number) if data is None else data, "application/octet-stream")
+        parts: list[tuple[str, Any]] = [(name, (None, value)) for name, value in before]
+        parts.append(("file", blob))
+        parts += [(name, (None, value)) for name, value in after or []]
+        return self.request("POST", files=parts, **options)
+
     def test(self, file: File, number: int) -> bool:
         """Tell whether a chunk is stored."""
         response = self.test_raw(file, number)

@@ -62,3 +62,15 @@ def test_other_bytes_replace_a_chunk_until_the_file_is_complete(
     assert again.json()["code"] == "part_conflict"
     assert resumable.octet(new, 1)["location"] == last["location"]
     assert Path(last["final_path"]).read_bytes() == new.content
+
+
+def test_the_fields_of_a_form_come_before_the_file_or_after_it_or_in_the_query(
+    resumable: Resumable, content: Content
+) -> None:
+    file = File(content(4 * CHUNK_BYTES + 1))
+    fields = [[*file.fields(number).items()] for number in file.numbers]
+    assert resumable.form_raw(file, 1).status_code == 200
+    assert resumable.parts_raw([*file.fields(2, "flow").items()], file, 2).status_code == 200
+    assert resumable.parts_raw([], file, 3, after=fields[2]).status_code == 200
+    last = resumable.parts_raw([], file, 4, after=fields[3], params=fields[3])
+    assert Path(last.json()["final_path"]).read_bytes() == file.content
