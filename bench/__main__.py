@@ -103,6 +103,12 @@ def cells_of(chosen: Sequence[Peer], loads: str, scale: float) -> list[tuple[Pee
     return [(peer, load) for peer in chosen for load in parse_loads(named or peer.loads, scale)]
 
 
+def stored_bytes(peer: Peer, load: Load) -> int:
+    """Return how many bytes a cell stores."""
+    count = 1 if peer.durability is Durability.READ else load.total_count
+    return count * load.body_bytes
+
+
 def say(text: str) -> None:
     """Tell the person who waits; results go to stdout, this does not."""
     print(text, file=sys.stderr, flush=True)
@@ -195,7 +201,7 @@ def main() -> int:
             size: Source.create(directory / f"source-{size}", size)
             for size in {load.body_bytes for load in loads}
         }
-        largest = max(load.total_count * load.body_bytes for load in loads)
+        largest = max(stored_bytes(peer, load) for peer, load in cells)
         bench = Bench(directory, sources, Reserve(largest + EXTRA_BYTES))
         bench.reserve.fill()
         for number in range(options.rounds):

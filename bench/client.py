@@ -28,6 +28,10 @@ from pathlib import Path
 from typing import Any
 
 _MAX_HEAD_BYTES = 64 * 1024
+#: Thrown away by one call.
+_DISCARD_BYTES = 4 * 1024 * 1024
+#: Read at a time while a chunk's length is looked for: what is data is read for nothing.
+_CHUNK_HEAD_BYTES = 64
 #: A receiver that is silent for so long has failed.
 _TIMEOUT_SECONDS = 120.0
 
@@ -40,6 +44,7 @@ class Transfer:
     multipart body has before the file; ``tail`` what it has behind it.
     ``status`` is the answer expected. ``sync_path``: a file that the client
     itself syncs after the answer, for receivers that never sync.
+    ``answer_bytes``: what the answer must bring; it is thrown away unread.
     """
 
     head: str
@@ -48,6 +53,7 @@ class Transfer:
     status: int
     tail: str = ""
     sync_path: str | None = None
+    answer_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,13 @@ def put_head(path: str, length: int, headers: Sequence[tuple[str, str]] = ()) ->
     return request_head("PUT", path, length, headers)
 
 
+def get_head(path: str, headers: Sequence[tuple[str, str]] = ()) -> str:
+    """Return a GET."""
+    lines = [f"GET {path} HTTP/1.1", "Host: 127.0.0.1"]
+    lines.extend(f"{name}: {value}" for name, value in headers)
+    return "\r\n".join([*lines, "", ""])
+
+
 def request_head(
     method: str, path: str, length: int, headers: Sequence[tuple[str, str]] = ()
 ) -> str:
@@ -87,10 +100,10 @@ def request_head(
     return "\r\n".join([*lines, "", ""])
 
 
-def parse_response_head(head: bytes) -> tuple[int, int, bool]:
+def parse_response_head(head: bytes) -> tuple[int, int | None, bool]:
     """Return status, Content-Length and whether the connection stays open (RFC 9112).
 
-    Raises TransferFailed on a chunked answer: no receiver here sends one.
+    The length is None for a chunked answer.
     """
     lines = head.decode("latin-1").split("\r\n")
     status = int(lines[0].split(" ", 2)[1])
@@ -98,10 +111,9 @@ def parse_response_head(head: bytes) -> tuple[int, int, bool]:
     for line in lines[1:]:
         name, _, value = line.partition(":")
         headers[name.lower()] = value.strip()
-    if "transfer-encoding" in headers:
-        raise TransferFailed("the answer has a Transfer-Encoding")
+    chunked = headers.get("transfer-encoding", "").lower() == "chunked"
     stays_open = headers.get("connection", "").lower() != "close"
-    return status, int(headers.get("content-length", "0")), stays_open
+    return status, None if chunked else int(headers.get("content-length", "0")), stays_open
 
 
 class HttpConnection:
@@ -110,6 +122,7 @@ class HttpConnection:
     def __init__(self, port: int, source: int) -> None:
         self._port = port
         self._source = source
+        self._unread = bytearray(_DISCARD_BYTES)
         self._socket = self._connect()
 
     def _connect(self) -> socket.socket:
@@ -130,7 +143,7 @@ class HttpConnection:
             offset += os.sendfile(self._socket.fileno(), self._source, offset, end - offset)
         if transfer.tail:
             self._socket.sendall(transfer.tail.encode("latin-1"))
-        status, body, stays_open = self._receive_response()
+        status, body, stays_open = self._receive_response(transfer)
         if status != transfer.status:
             text = body[:500].decode(errors="replace")
             raise TransferFailed(f"answered {status} instead of {transfer.status}: {text}")
@@ -140,7 +153,7 @@ class HttpConnection:
         if transfer.sync_path is not None:
             sync_file(transfer.sync_path)
 
-    def _receive_response(self) -> tuple[int, bytes, bool]:
+    def _receive_response(self, transfer: Transfer) -> tuple[int, bytes, bool]:
         received = b""
         while b"\r\n\r\n" not in received:
             received += self._receive()
@@ -148,12 +161,49 @@ class HttpConnection:
                 raise TransferFailed("the answer's head does not end")
         head, _, body = received.partition(b"\r\n\r\n")
         status, length, stays_open = parse_response_head(head)
+        if status == transfer.status and transfer.answer_bytes is not None:
+            got = self._discard_chunks(body) if length is None else self._discard(body, length)
+            if got != transfer.answer_bytes:
+                raise TransferFailed(
+                    f"the answer has {got} bytes instead of {transfer.answer_bytes}"
+                )
+            return status, b"", stays_open
+        if length is None:
+            raise TransferFailed("the answer has a Transfer-Encoding")
         while len(body) < length:
             body += self._receive()
         return status, body, stays_open
 
-    def _receive(self) -> bytes:
-        data = self._socket.recv(_MAX_HEAD_BYTES)
+    def _discard(self, begun: bytes, length: int) -> int:
+        """Let the kernel throw away what is left of ``length`` bytes, of which some are here."""
+        left = length - len(begun)
+        while left > 0:
+            # tcp(7): with MSG_TRUNC the bytes are not even copied.
+            count = self._socket.recv_into(
+                self._unread, min(left, _DISCARD_BYTES), socket.MSG_TRUNC
+            )
+            if not count:
+                raise TransferFailed("the connection was closed before the answer's end")
+            left -= count
+        return length
+
+    def _discard_chunks(self, begun: bytes) -> int:
+        """The same with a chunked answer (RFC 9112 section 7.1) without trailers."""
+        got = 0
+        while True:
+            while b"\r\n" not in begun:
+                begun += self._receive(_CHUNK_HEAD_BYTES)
+            line, _, begun = begun.partition(b"\r\n")
+            length = int(line, 16)
+            framed = length + 2  # the line end behind the data
+            self._discard(begun[:framed], framed)
+            begun = begun[framed:]
+            if not length:
+                return got
+            got += length
+
+    def _receive(self, at_most: int = _MAX_HEAD_BYTES) -> bytes:
+        data = self._socket.recv(at_most)
         if not data:
             raise TransferFailed("the connection was closed before the answer's end")
         return data

@@ -9,6 +9,7 @@ from bench.loads import Durability, make_load, parse_loads
 from bench.peers.native import NativeParts
 from bench.peers.nginx import Nginx
 from bench.peers.pump import UnhashedPump
+from bench.peers.reading import LonghaulGrowing, LonghaulReading
 from bench.peers.tus import LonghaulTus, LonghaulTusChecksum
 from bench.peers.tus_node import TusNode
 from bench.peers.tusd import Tusd
@@ -17,6 +18,8 @@ from bench.stats import Row, find_row, hashing_bound
 
 #: Share of the hashing bound that native parts reach.
 HASHING_SHARE = 0.85
+#: Share of nginx's speed that reading a file back reaches.
+READING_SHARE = 0.8
 #: Seconds in which an upload of 1 TiB is created, or its status told.
 CONTROL_SECONDS = 1.0
 
@@ -38,6 +41,7 @@ def verdicts(
     found = list(_unhashed_verdicts(rows, scale))
     found += _hashing_verdicts(rows, max(hash_rates), cores, scale)
     found += _tus_verdicts(rows, scale)
+    found += _reading_verdicts(rows, scale)
     found += (
         Verdict(
             f"{row.call}: under {CONTROL_SECONDS:.0f} s",
@@ -89,6 +93,16 @@ def _tus_verdicts(rows: Sequence[Row], scale: float) -> Iterator[Verdict]:
                 goal = f"{load.label} {durability}, {peer.name}: ahead of {', '.join(others)}"
                 row = find_row(rows, peer.name, durability, load)
                 yield _ahead(goal, row, others, rows)
+
+
+def _reading_verdicts(rows: Sequence[Row], scale: float) -> Iterator[Verdict]:
+    for peer in (LonghaulReading, LonghaulGrowing):
+        for load in parse_loads(peer.loads, scale):
+            goal = f"{load.label} read, {peer.name}: at least {READING_SHARE:.0%} of nginx"
+            row = find_row(rows, peer.name, Durability.READ, load)
+            ratio = None if row is None else ratio_to(Nginx.name, row, rows)
+            measured = "-" if ratio is None else f"{ratio:.2f} x"
+            yield Verdict(goal, measured, None if ratio is None else ratio >= READING_SHARE)
 
 
 def _ahead(goal: str, row: Row | None, others: Sequence[str], rows: Sequence[Row]) -> Verdict:

@@ -28,11 +28,13 @@ class Durability(StrEnum):
 
     ``RELAXED``: written, in the page cache. ``STRICT``: synced to the disk.
     ``NONE``: thrown away; only the client's own ceiling is measured so.
+    ``READ``: nothing is stored, a file is sent to the client.
     """
 
     RELAXED = "relaxed"
     STRICT = "strict"
     NONE = "none"
+    READ = "read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +95,6 @@ BRIEF_LOADS: Sequence[str] = ("50x4", "1x4")
 
 #: What tus clients send: a large file at once, or chunks as browsers are often told to.
 TUS_LOADS: Sequence[str] = ("50x1", "50x4", "5x1", "5x4")
+
+#: Files that are read back.
+READ_LOADS: Sequence[str] = ("50x1", "50x4", "500x1", "500x4")

@@ -85,7 +85,6 @@ def _finished(view: FileView) -> Response:
         raise RequestedRangeNotSatisfiable(view.length)
     if selection.answer is Answer.NOT_MODIFIED:
         response = Response(status=304)
-        del response.headers["Content-Type"]
     else:
         response = _selected(view, view.length, selection)
     response.headers["ETag"] = f'"{view.upload_id}"'

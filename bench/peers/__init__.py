@@ -8,6 +8,7 @@ from bench.peers.native import NativeParts
 from bench.peers.nginx import Nginx, NginxSmallBuffer
 from bench.peers.plain_flask import PlainFlask
 from bench.peers.pump import UnhashedPump
+from bench.peers.reading import LonghaulGrowing, LonghaulReading, NginxReading
 from bench.peers.sink import Sink
 from bench.peers.tus import LonghaulTus, LonghaulTusChecksum
 from bench.peers.tus_node import TusNode
@@ -32,4 +33,7 @@ ALL: tuple[Peer, ...] = (
     Tusd(Durability.STRICT),
     LonghaulTus(Durability.STRICT),
     LonghaulTusChecksum(Durability.STRICT),
+    NginxReading(),
+    LonghaulReading(),
+    LonghaulGrowing(),
 )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
+from email.utils import format_datetime, parsedate_to_datetime
+from pathlib import Path
 
 import pytest
 import requests
+from werkzeug.http import parse_options_header
 
 from tests.harness.native import MIB, Native
 from tests.harness.server import Server
-from tests.harness.wire import assert_problem, change
+from tests.harness.wire import assert_problem, change, wait_until
 
 LENGTH = MIB + 12_345
 
@@ -208,3 +212,154 @@ def test_a_cancelled_upload_and_a_deleted_file_are_not_found(native: Native) -> 
     for upload_id in (upload.id, file.id):
         response = native.request("GET", f"/download/{upload_id}")
         assert_problem(response.status_code, response.content, 404, "upload_gone")
+
+
+def test_a_client_that_has_the_file_is_told_so(file: Finished) -> None:
+    for condition in (
+        {"If_None_Match": file.etag},
+        {"If_Modified_Since": format_datetime(file.modified_at, usegmt=True)},
+    ):
+        for method in ("GET", "HEAD"):
+            response = file.ask(method, **condition)
+            assert (response.status_code, response.content) == (304, b"")
+            assert response.headers["ETag"] == file.etag
+            assert "Content-Type" not in response.headers
+            assert "Content-Disposition" not in response.headers
+
+
+def test_a_download_is_taken_up_again_if_the_file_is_the_same(file: Finished) -> None:
+    modified_at = format_datetime(file.modified_at, usegmt=True)
+    for same in (file.etag, modified_at):
+        assert_range(file.ask(Range="bytes=1000-", If_Range=same), file, 1000, LENGTH)
+    earlier = format_datetime(file.modified_at - timedelta(seconds=1), usegmt=True)
+    for other in ('"other"', f"W/{file.etag}", earlier):
+        assert_whole(file.ask(Range="bytes=1000-", If_Range=other), file)
+
+
+def test_a_condition_that_fails_is_412(file: Finished) -> None:
+    response = file.ask(If_Match='"other"')
+    assert_problem(response.status_code, response.content, 412, "precondition_failed")
+
+
+def test_two_files_have_two_etags_and_a_file_keeps_its_own(native: Native, file: Finished) -> None:
+    other = finish(native, file.content)
+    assert file.etag == file.etag != other.etag
+    assert file.etag.startswith('"')
+
+
+def test_an_empty_file_is_sent(native: Native) -> None:
+    empty = finish(native, b"")
+    response = empty.ask()
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["Content-Length"] == "0"
+    assert empty.ask(Range="bytes=0-").status_code == 416
+    assert empty.ask(Range="bytes=-5").status_code == 200
+
+
+def test_a_type_that_runs_nothing_is_shown_and_others_are_saved(native: Native) -> None:
+    picture = finish(native, b"not really", "ein Bild.png")
+    change(native.server, "UPDATE uploads SET content_type = 'image/png' WHERE id = ?", picture.id)
+    told = picture.ask().headers
+    assert told["Content-Type"] == "image/png"
+    assert told["Content-Disposition"] == 'inline; filename="ein Bild.png"'
+    assert told["Content-Security-Policy"] == "sandbox"
+    change(native.server, "UPDATE uploads SET content_type = 'text/html' WHERE id = ?", picture.id)
+    told = picture.ask().headers
+    assert told["Content-Type"] == "text/html"
+    assert told["Content-Disposition"].startswith("attachment;")
+    assert told["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_name_in_any_script_reaches_the_client(native: Native) -> None:
+    told = finish(native, b"x", "映画/第一部 “100%”.mp4").ask().headers["Content-Disposition"]
+    kind, options = parse_options_header(told)
+    assert (kind, options["filename"]) == ("attachment", "第一部 “100%”.mp4")
+
+
+def test_a_page_may_read_what_it_needs_of_a_download(file: Finished) -> None:
+    response = file.ask(Origin="https://app.example.com", Range="bytes=0-1")
+    exposed = response.headers["Access-Control-Expose-Headers"].split(", ")
+    assert {"Content-Range", "Content-Disposition", "ETag", "Accept-Ranges"} <= set(exposed)
+    preflight = requests.options(
+        f"{file.server.url}/download/{file.id}",
+        headers={
+            "Origin": "https://app.example.com",
+            "Access-Control-Request-Method": "GET",
+            "Access-Control-Request-Headers": "range, if-range, authorization",
+        },
+        timeout=60,
+    )
+    allowed = preflight.headers["Access-Control-Allow-Headers"].lower().split(", ")
+    assert {"range", "if-range", "if-none-match", "authorization"} <= set(allowed)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_other_methods_are_not_allowed(file: Finished, method: str) -> None:
+    response = file.ask(method)
+    assert response.status_code == 405
+    assert {"GET", "HEAD"} <= set(response.headers["Allow"].split(", "))
+
+
+def test_a_token_in_the_query_does_not_reach_the_log(of_ann: Finished) -> None:
+    token = session_token(of_ann.server, "ann")
+    assert fetch(of_ann, token, by="query").status_code == 200
+    assert token not in of_ann.server.log_path.read_text()
+
+
+def test_an_expired_session_reads_nothing(of_ann: Finished) -> None:
+    token = session_token(of_ann.server, "ann", expires_in=1)
+    wait_until(
+        lambda: fetch(of_ann, token, by="bearer").status_code == 401, "the session has expired"
+    )
+    response = fetch(of_ann, token, by="bearer")
+    assert_problem(response.status_code, response.content, 401, "token_expired")
+
+
+def test_a_key_without_the_scope_reads_nothing(server: Server, file: Finished) -> None:
+    made = server.flask("keys", "create", "meter", "--scope", "metrics").stdout
+    key = re.search(r"\S{20,}", made)
+    assert key is not None
+    response = Native(server, key[0]).request("GET", f"/download/{file.id}")
+    assert_problem(response.status_code, response.content, 403, "not_authorized")
+
+
+@pytest.fixture(scope="module")
+def open_to_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that lets everybody upload by tus."""
+    server = Server(tmp_path_factory.mktemp("open"), ANONYMOUS_PROTOCOLS="tus")
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("owner", "protocol", "status"),
+    [
+        ("anonymous", "tus", 200),
+        ("anonymous", "pipe", 403),  # it was open once
+        ("admin", "tus", 404),
+        ("user:admin/ann", "tus", 404),
+    ],
+)
+def test_without_credentials_open_protocols_give_what_nobody_owns(
+    open_to_all: Server, owner: str, protocol: str, status: int
+) -> None:
+    file = finish(Native(open_to_all), b"for all")
+    give_to(open_to_all, file, owner, protocol)
+    response = requests.get(f"{open_to_all.url}/download/{file.id}", timeout=60)
+    assert response.status_code == status
+    assert (response.content == b"for all") == (status == 200)
+
+
+def test_downloads_can_be_turned_off(tmp_path: Path) -> None:
+    server = Server(tmp_path, DOWNLOADS="off")
+    server.start()
+    try:
+        native = Native(server)
+        upload = native.init(size=1)
+        native.put_all(upload, b"x")
+        native.complete(upload)
+        response = native.request("GET", f"/download/{upload.id}")
+        assert_problem(response.status_code, response.content, 404, "not_found")
+    finally:
+        server.close()
