@@ -27,7 +27,7 @@ JOB_SECONDS = 0.25
 #: How long a job waits for a fast reader to take more before it gives the thread back.
 LINGER_MILLISECONDS = 2
 
-#: Read at a time of a file without a descriptor.
+#: Read at a time where the file does not go by sendfile.
 PIECE_BYTES = 1024 * 1024
 
 #: How long a greenlet waits for the socket before clocks and stop flags are looked at.
@@ -66,6 +66,20 @@ def plain_socket(environ: WSGIEnvironment) -> gevent.socket.socket | None:
     if type(sock) is gevent.socket.socket and type(wsgi_input) is GunicornBody:
         return sock
     return None
+
+
+def read_at(file: BinaryIO, offset: int, count: int) -> bytes:
+    """Return up to ``count`` bytes at ``offset``, none at the end; to be called in a native thread.
+
+    Never through a buffer: it would read ahead of what is recorded of a growing
+    file, and bytes there may still change.
+    """
+    descriptor = _descriptor(file)
+    if descriptor is not None:
+        return os.pread(descriptor, count, offset)
+    raw: BinaryIO = getattr(file, "raw", file)
+    raw.seek(offset)
+    return raw.read(count)
 
 
 def has_hung_up(sock: Any) -> bool:
@@ -154,7 +168,8 @@ class Channel:
     def _send_piece(self, offset: int, count: int) -> int:
         """Send some of a file that is read by Python code; what is left of a piece waits here."""
         if not self._piece:
-            self._piece = memoryview(send_pool.run(lambda: self._read(offset, count)))
+            wanted = min(PIECE_BYTES, count)
+            self._piece = memoryview(send_pool.run(lambda: read_at(self._file, offset, wanted)))
             if not self._piece:
                 raise FileTooShort
         try:
@@ -166,10 +181,6 @@ class Channel:
         self._full = sent < len(self._piece)
         self._piece = self._piece[sent:]
         return sent
-
-    def _read(self, offset: int, count: int) -> bytes:
-        self._file.seek(offset)
-        return self._file.read(min(PIECE_BYTES, count))
 
 
 def _descriptor(file: BinaryIO) -> int | None:

@@ -30,7 +30,15 @@ import structlog
 from app import metrics
 from app.errors import LonghaulError, ShuttingDown
 from app.ingest.body import WSGIEnvironment
-from app.ingest.channel import Channel, ClientGone, FileTooShort, has_hung_up, plain_socket
+from app.ingest.channel import (
+    PIECE_BYTES,
+    Channel,
+    ClientGone,
+    FileTooShort,
+    has_hung_up,
+    plain_socket,
+    read_at,
+)
 from app.ingest.drain import Drain
 from app.ingest.threads import send_pool
 
@@ -43,9 +51,7 @@ GROWTH_LOOK_SECONDS = 0.25
 #: than the time within which a running upload records what it has.
 DRAIN_STALL_SECONDS = 6.0
 
-#: Read at a time of a file without a descriptor, and handed to WSGI at a time: a
-#: slow reader under TLS is looked after once for each of the latter.
-READ_BYTES = 1024 * 1024
+#: Handed to WSGI at a time: a slow reader under TLS is looked after once for each.
 STREAM_BYTES = 64 * 1024
 
 
@@ -144,11 +150,9 @@ class FileSender:
 
     def _pieces(self) -> Iterator[bytes]:
         """Yield everything in pieces, which WSGI frames."""
-        file = self._supply.file
-        send_pool.run(lambda: file.seek(self._start))
         while (limit := self._limit()) > self._position:
-            wanted = min(READ_BYTES, limit - self._position)
-            data = send_pool.run(lambda: file.read(wanted))  # noqa: B023
+            wanted = min(PIECE_BYTES, limit - self._position)
+            data = send_pool.run(lambda: read_at(self._supply.file, self._position, wanted))  # noqa: B023
             if not data:
                 raise FileTooShort
             for at in range(0, len(data), STREAM_BYTES):

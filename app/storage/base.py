@@ -214,6 +214,8 @@ class Storage(ABC):
     def open(self, key: str) -> BinaryIO:
         """Open a staged or final object for reading: seekable, ``fileno()`` where there is one.
 
+        Whoever opens it reads it in native threads, one at a time. A staged object
+        may grow meanwhile, and may be published: what is open stays readable.
         ``key`` is a staging key or a final key. Raises FileNotFoundError.
         """
 

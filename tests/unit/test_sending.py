@@ -22,6 +22,7 @@ from structlog.testing import capture_logs
 
 from app.errors import StorageUnavailable, UploadGone
 from app.ingest import channel as channels
+from app.ingest import sending
 from app.ingest.channel import Channel, ClientGone, FileTooShort
 from app.ingest.drain import Drain
 from app.ingest.sending import FileSender, Reach
@@ -208,6 +209,41 @@ def test_wsgi_gets_pieces_where_the_socket_is_not_ours(file: BinaryIO) -> None:
 def test_a_file_of_no_bytes_is_no_piece() -> None:
     supplied = Supplied(io.BytesIO(), lambda: Reach(0, final=True))
     assert list(FileSender(ELSEWHERE, supplied, 0, 0, Drain(30))) == []
+
+
+@pytest.mark.parametrize("kind", ["local", "remote", "remote_buffered"])
+@pytest.mark.parametrize("through", ["wsgi", "socket"])
+def test_bytes_that_are_not_recorded_yet_are_not_read_ahead(
+    sockets: Sockets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, through: str
+) -> None:
+    """What lies beyond may be given up and written anew, with other bytes."""
+    path = tmp_path / "file"
+    path.write_bytes(b"first" + b"wrong")
+    monkeypatch.setattr(sending, "GROWTH_LOOK_SECONDS", 0.01)
+    file: Any = path.open("rb") if kind == "local" else _NoDescriptor(path)
+    if kind == "remote_buffered":
+        file = io.BufferedReader(file)
+    seen = []
+
+    def reach() -> Reach:
+        seen.append(1)
+        if len(seen) == 6:  # the first bytes have been sent
+            path.write_bytes(b"first" + b"right")
+        return Reach(5, False) if len(seen) < 6 else Reach(10, True)
+
+    server, client = sockets
+    environ = environ_of(server, "HTTP/1.0") if through == "socket" else ELSEWHERE
+    sender = FileSender(environ, Supplied(file, reach), 0, None, Drain(30))
+    taking = gevent.spawn(take_all, client)
+    pieces = b"".join(sender)
+    sender.close()
+    server.shutdown(socket.SHUT_WR)
+    assert pieces + taking.get() == b"firstright"
+
+
+class _NoDescriptor(io.FileIO):
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
 
 
 def test_a_file_grows_under_its_reader() -> None:
