@@ -17,6 +17,7 @@ from tests.harness.appended import Appended
 from tests.harness.native import KIB, MIB
 from tests.harness.reading import get_head, open_descriptors, reader
 from tests.harness.server import Server
+from tests.harness.tus import Tus
 from tests.harness.wire import change
 from tests.live.wire import log_events, metric, until
 
@@ -149,7 +150,7 @@ def test_deleting_the_upload_breaks_its_readers_off(growing: Appended, waiting: 
         response = connection.ask(growing.id)
         assert response.read(1000) == bytes(1000)
         started_at = time.monotonic()
-        change(server, "UPDATE uploads SET state = 'cancelled' WHERE id = ?", growing.id)
+        assert Tus(server).request("DELETE", f"/files/{growing.id}").status_code == 204
         until(lambda: outcomes(server, growing) == ["upload_gone"])
         assert time.monotonic() - started_at < BROKEN_OFF_SECONDS
         if waiting:
@@ -282,3 +283,40 @@ def test_random_growth_arrives_byte_for_byte(growing: Appended, content: Content
                 time.sleep(random.random() / 4)  # some steps fall together for the reader
         growing.publish(len(data))
         assert response.read() == data
+
+
+def test_a_file_is_read_while_a_client_sends_it(server: Server, content: Content) -> None:
+    """Reader and writer meet on different workers in some of the rounds."""
+    tus = Tus(server)
+    for _ in range(3):
+        data = content(3 * MIB + 1)
+        upload = tus.create(len(data))
+        with reader(server) as connection:
+            response = connection.ask(upload.id)
+            with tus.open_patch(upload, 0, len(data)) as writer:
+                writer.sendall(data[:MIB])
+                assert response.read(MIB) == data[:MIB]  # within seconds: it is recorded on the way
+                writer.sendall(data[MIB:])
+                assert response.read() == data[MIB:]
+
+
+def test_a_cut_and_resumed_upload_is_one_file_to_its_reader(
+    server: Server, content: Content
+) -> None:
+    tus, data = Tus(server), content(2 * MIB)
+    upload = tus.create(None)
+    with reader(server) as connection:
+        response = connection.ask(upload.id)
+        tus.patch_then_cut(upload, 0, len(data), data[:MIB], "rst")
+        assert response.read(1000) == data[:1000]
+        until(lambda: tus.offset(upload) > 0)
+        offset = tus.offset(upload)
+        tus.patch(upload, offset, data[offset:], Upload_Length=len(data))
+        assert response.read() == data[1000:]
+
+
+def test_a_partial_upload_that_is_full_ends_its_readers(server: Server, content: Content) -> None:
+    data = content(100 * KIB)
+    upload = Tus(server).partial(data)
+    with reader(server) as connection:
+        assert connection.ask(upload.id).read() == data
