@@ -21,10 +21,11 @@ SOURCES = {
 FLOORS = {
     "app.errors": 0,
     "app.settings": 0,
-    "app.setting_defaults": 0,
     "app.setting_types": 0,
+    "app.smb_settings": 0,
     "app.logs": 0,
     "app.metrics": 0,
+    "app.native_threads": 0,
     "app.version": 0,
     "app.domain": 0,
     "app.storage": 1,
