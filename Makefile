@@ -53,7 +53,7 @@ $(RUN_STAMP): $(PINS)
 $(TEST_STAMP): $(PINS)
 	@sh deploy/environment "$(PYTHON)" $(VENV)
 	@echo "Installing into $(VENV), with what tests need ..."
-	@$(INSTALL) --editable '.[test,postgres]'
+	@$(INSTALL) --editable '.[test,postgres,smb]'
 	@touch $(VENV)/.run- $@
 
 # Only tests need it, and only those with browsers and clients in JavaScript.

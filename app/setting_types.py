@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from app.domain.access import SESSION_PROTOCOLS
+from app.domain.names import STAGING_DIRECTORY
 from app.domain.resumable import FieldNames
 
 _POSTGRESQL = re.compile(r"(?:postgres|postgresql|postgresql\+psycopg)://(?P<rest>.+)")
@@ -139,6 +140,16 @@ def _base_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _share_path(value: str) -> str:
+    """Return a path on a share with ``/`` between its folders, whichever slash was used."""
+    folders = [folder for folder in re.split(r"[/\\]", value.strip()) if folder]
+    for folder in folders:
+        # What an SMB server refuses in a name, and what would leave the folder.
+        if re.search(r'["*:<>?|\x00-\x1f]|[ .]$', folder) or folder.lower() == STAGING_DIRECTORY:
+            raise ValueError("not a path on a share")
+    return "/".join(folders)
+
+
 def _address(value: str) -> str:
     split_address(value)
     return value.strip()
@@ -235,9 +246,33 @@ ResumableParameters = Annotated[
     ),
 ]
 Backend = Annotated[
-    Literal["local"],
+    Literal["local", "smb"],
     BeforeValidator(_lowered),
-    Allowed("local (smb and s3 are not available in this version)"),
+    Allowed("local or smb (s3 is not available in this version)"),
+]
+Host = Annotated[
+    str,
+    BeforeValidator(_stripped),
+    Field(pattern=r"^[A-Za-z0-9._:-]+$"),
+    Allowed("a host name or an address, without a port"),
+]
+Word = Annotated[
+    str, BeforeValidator(_stripped), Field(pattern=r"^\P{C}*$"), Allowed("text in one line")
+]
+Password = Annotated[SecretStr, Allowed("a password")]
+ShareName = Annotated[
+    str,
+    BeforeValidator(_stripped),
+    Field(pattern=r"^[^/\\\p{C}]+$"),
+    Allowed("the name of a share, without slashes; folders in it go to SMB_PATH"),
+]
+SharePath = Annotated[
+    str,
+    AfterValidator(_share_path),
+    Allowed('a path of folders on the share, without " * : < > ? | and .. in it'),
+]
+Encryption = Annotated[
+    Literal["auto", "required", "off"], BeforeValidator(_lowered), Allowed("auto, required or off")
 ]
 Durability = Annotated[
     Literal["strict", "relaxed"], BeforeValidator(_lowered), Allowed("strict or relaxed")

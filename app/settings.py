@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from app import setting_defaults as defaults
 from app import setting_types as types
+from app.smb_settings import SmbSettings
 
 MIB = 1024 * 1024
 
@@ -46,7 +47,7 @@ class SettingsError(Exception):
     """A setting is missing or wrong. ``str()`` is one line for the operator, without secrets."""
 
 
-class Settings(BaseSettings):
+class Settings(SmbSettings):
     """All settings, frozen. Constructed directly it reads the environment, never a file."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
@@ -69,7 +70,6 @@ class Settings(BaseSettings):
         30, description="How long requests may go on after the order to stop"
     )
 
-    storage_backend: types.Backend = Field("local", description="Where finished files are stored")
     local_storage_path: types.Directory = Field(
         "./uploads",
         validation_alias=AliasChoices("local_storage_path", "storage_dir"),
@@ -228,7 +228,9 @@ class Settings(BaseSettings):
                 f"JWT_SECRET is shorter than {_SHORT_SECRET_CHARACTERS} characters and can be "
                 "guessed: make it longer"
             )
-        places = {"LOCAL_STORAGE_PATH": self.local_storage_path}
+        places = {}
+        if self.storage_backend == "local":
+            places["LOCAL_STORAGE_PATH"] = self.local_storage_path
         if self.is_sqlite:
             places["DATABASE_PATH"] = self.database_uri.removeprefix("sqlite:///")
         for name, path in places.items():

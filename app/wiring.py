@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.domain.clock import Clock
 from app.ingest.drain import Drain
@@ -27,6 +28,9 @@ from app.uploads.policy import Policy
 from app.uploads.reading import FileReader
 from app.uploads.service import UploadService
 from app.version import VERSION
+
+if TYPE_CHECKING:
+    from app.storage.smb_share import Share
 
 MIB = 1024 * 1024
 
@@ -56,12 +60,48 @@ class Wiring:
         """The storage of the settings. Raises LedgerOutdated, LedgerBusy, StorageUnavailable."""
         if self._given_storage is not None:
             return self._given_storage
+        if self.settings.storage_backend == "smb":
+            return self._smb_storage()
         return LocalStorage(
             self.settings.local_storage_path,
             self.ledger.instance_id(),
             file_mode=self.settings.file_mode,
             parts_synced=self.settings.strict_durability,
             memory_directory=self.settings.temp_storage_path,
+        )
+
+    def _smb_storage(self) -> Storage:
+        # Not before it is chosen: the library is an extra.
+        from app.storage.smb import SmbStorage
+
+        return SmbStorage(
+            self._smb_share,
+            tuple(filter(None, self.settings.smb_path.split("/"))),
+            self.ledger.instance_id(),
+            parts_synced=self.settings.strict_durability,
+            memory_directory=self.settings.temp_storage_path,
+        )
+
+    @cached_property
+    def _smb_share(self) -> Share:
+        """The share of the settings, which remembers for how long it must not be tried again."""
+        from app.storage.smb_login import Target
+        from app.storage.smb_share import Share
+
+        settings = self.settings
+        user = settings.smb_user
+        target = Target(
+            host=settings.smb_host,
+            port=settings.smb_port,
+            share=settings.smb_share,
+            user=f"{settings.smb_domain}\\{user}" if settings.smb_domain else user,
+            password=settings.smb_pass.get_secret_value(),
+            encryption=settings.smb_encryption,
+        )
+        return Share(
+            target,
+            connections=settings.smb_connections,
+            timeout_seconds=settings.smb_timeout_secs,
         )
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.harness.browser import chromium
 from tests.harness.native import Native
+from tests.harness.samba import Samba, new_samba
 from tests.harness.server import Server
 
 StartServer = Callable[..., Server]
@@ -64,6 +66,20 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def samba() -> Iterator[Samba]:
+    """A Samba server for all tests that are kind to it; skip where there is none, fail in CI."""
+    with closing(new_samba()) as server:
+        yield server.start()
+
+
+@pytest.fixture
+def own_samba() -> Iterator[Samba]:
+    """A Samba server of a test's own, which may be killed, frozen or misconfigured."""
+    with closing(new_samba()) as server:
+        yield server.start()
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,15 @@ RECEIVE_THREADS = 4 + 2 * (os.cpu_count() or 1)
 #: so that a slow disk does not keep other clients' bytes from being received.
 SYNC_THREADS = 16
 
+#: Threads that send files and read those that are on other servers. They wait
+#: for the disk where a file is not in memory, hence more than receive.
+SEND_THREADS = 8 + 2 * (os.cpu_count() or 1)
+
 #: Threads that verify, publish and remove files, for minutes if need be: apart,
 #: so that no part waits for them. Jobs beyond this number wait for each other.
 JOB_THREADS = 8
 
 receive_pool = NativePool(RECEIVE_THREADS)
 sync_pool = NativePool(SYNC_THREADS)
+send_pool = NativePool(SEND_THREADS)
 job_pool = NativePool(JOB_THREADS)

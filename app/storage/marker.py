@@ -71,8 +71,11 @@ class RootMemory:
         self._file.write_text(root_id)
 
 
-def _read(staging: int) -> str | None:
-    content = files.read_small_file(staging, keys.MARKER_NAME, keys.MARKER_MAX_BYTES)
+def root_id_in(content: bytes | None) -> str | None:
+    """Return the root id in a marker file's content, None where there is no file.
+
+    Raises StorageUnavailable if it is damaged.
+    """
     if content is None:
         return None
     root_id = keys.parse_marker(content)
@@ -82,6 +85,11 @@ def _read(staging: int) -> str | None:
             "or remove it if no unfinished upload matters"
         )
     return root_id
+
+
+def _read(staging: int) -> str | None:
+    content = files.read_small_file(staging, keys.MARKER_NAME, keys.MARKER_MAX_BYTES)
+    return root_id_in(content)
 
 
 def _write(staging: int, mode: int) -> None:

@@ -25,11 +25,11 @@ from app.errors import (
 from app.ingest.body import Body
 from app.ingest.drain import Drain
 from app.ingest.pump import Ended, Guard, Hasher, Sink, Transfer, pump
-from app.ingest.threads import NativePool
 from app.ledger.database import Ledger
 from app.ledger.leases import Contention, Lease
 from app.ledger.parts import PartClaim
 from app.ledger.records import UploadRecord
+from app.native_threads import NativePool
 from app.storage.base import Storage
 from app.uploads.policy import Policy
 

@@ -27,6 +27,11 @@ from app.domain.parts import Geometry
 from app.storage.base import StagedObject, Storage
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage
+from app.storage.smb import SmbStorage
+from app.storage.smb_login import Target
+from app.storage.smb_names import stored_name
+from app.storage.smb_share import Share
+from tests.harness.samba import Samba
 
 KIB = 1024
 INSTANCE = "an-instance"
@@ -149,6 +154,71 @@ class LocalBackend(Backend):
         return f"{self.root}/{key}"
 
 
+class SmbBackend(Backend):
+    """The folder ``folder`` of a share, which is empty."""
+
+    #: Longer than any answer takes, on a machine however slow.
+    timeout_seconds = 30.0
+
+    def __init__(self, samba: Samba, folder: str, share: str = "share") -> None:
+        self.samba = samba
+        self.root = samba.root / folder
+        self._folder = folder
+        self._share_name = share
+        self._shares: list[Share] = []
+        self.storage = self.opened()
+
+    def target(self, **changes: object) -> Target:
+        """Return where the share is."""
+        target = Target(
+            host="127.0.0.1",
+            port=self.samba.port,
+            share=self._share_name,
+            user=self.samba.user,
+            password=self.samba.password,
+        )
+        return replace(target, **changes)  # type: ignore[arg-type]
+
+    def share(self, *, connections: int = 2, **changes: object) -> Share:
+        """Return connections of one's own, ended after the test."""
+        share = Share(
+            self.target(**changes), connections=connections, timeout_seconds=self.timeout_seconds
+        )
+        self._shares.append(share)
+        return share
+
+    def opened(self, instance_id: str = INSTANCE) -> SmbStorage:
+        return SmbStorage(self.share(), (self._folder,), instance_id)
+
+    def elsewhere(self) -> SmbStorage:
+        return SmbStorage(self.share(), (self._folder, "elsewhere"), INSTANCE)
+
+    def leftovers(self) -> list[str]:
+        """Keys of all files, found on the server's own disk."""
+        elsewhere = self.root / "elsewhere"
+        files = [
+            "/".join(map(client_name, path.relative_to(self.root).parts))
+            for path in self.root.rglob("*")
+            if not path.is_dir() and not path.is_relative_to(elsewhere)
+        ]
+        files.remove(".staging/root-id")
+        return files
+
+    def expected_location(self, key: str) -> str:
+        return f"smb://127.0.0.1/{self._share_name}/{self._folder}/{key}"
+
+    def close(self) -> None:
+        for share in self._shares:
+            share.close()
+
+
+def client_name(stored: str) -> str:
+    """Return what a client has called a file that has this name on a share."""
+    mapped = {stored_name(f"{character}x")[0]: character for character in '"*:<>?|'}
+    mapped |= {stored_name(f"x{character}")[1]: character for character in " ."}
+    return stored.translate(str.maketrans(mapped))
+
+
 def open_descriptors() -> set[str]:
     """Return the targets of this process's descriptors of files and folders."""
     found = set()
@@ -162,21 +232,27 @@ def open_descriptors() -> set[str]:
     return found
 
 
-BACKENDS = ["memory", "local"]
+BACKENDS = ["memory", "local", "smb"]
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """Each backend in turn, empty; a test that leaves something there fails."""
-    chosen: Backend
-    if request.param == "memory":
-        chosen = MemoryBackend()
-    else:
-        chosen = request.getfixturevalue("local")
-        yield chosen
-        return  # ``local`` looks for leftovers itself
+    if request.param != "memory":
+        yield request.getfixturevalue(request.param)  # which looks for leftovers itself
+        return
+    chosen = MemoryBackend()
     yield chosen
     assert chosen.leftovers() == []
+
+
+@pytest.fixture
+def smb(samba: Samba) -> Iterator[SmbBackend]:
+    """A share alone, for what only a share can do."""
+    backend = SmbBackend(samba, f"folder-{uuid.uuid4().hex}")
+    yield backend
+    backend.close()
+    assert backend.leftovers() == []
 
 
 @pytest.fixture

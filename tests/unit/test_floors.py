@@ -21,6 +21,7 @@ SOURCES = {
 FLOORS = {
     "app.errors": 0,
     "app.settings": 0,
+    "app.setting_defaults": 0,
     "app.setting_types": 0,
     "app.smb_settings": 0,
     "app.logs": 0,

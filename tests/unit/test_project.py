@@ -31,7 +31,16 @@ NAMES = [name.upper() for name in Settings.model_fields]
 COMPUTED = {"WORKERS", "LOG_FORMAT", "TEMP_STORAGE_PATH", "DATABASE_URL", "BIND_ADDR"}
 
 #: By default nothing.
-EMPTY = {"BASE_URL", "TRUSTED_PROXIES", "ANONYMOUS_PROTOCOLS", "RESUMABLE_PARAMETERS"}
+EMPTY = {
+    "BASE_URL",
+    "SMB_USER",
+    "SMB_PASS",
+    "SMB_DOMAIN",
+    "SMB_PATH",
+    "TRUSTED_PROXIES",
+    "ANONYMOUS_PROTOCOLS",
+    "RESUMABLE_PARAMETERS",
+}
 
 
 @pytest.fixture

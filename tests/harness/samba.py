@@ -1,0 +1,189 @@
+"""A real Samba on a free port of the loopback, which can be killed, frozen and reconfigured."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+from tests.harness.missing import lacking
+from tests.harness.server import free_port
+
+START_SECONDS = 30
+STOP_SECONDS = 30
+
+PASSWORD = "pass word of the tests"
+
+#: Debian keeps daemons where an ordinary user's PATH does not look.
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+
+_GLOBAL = """\
+[global]
+server role = standalone server
+interfaces = 127.0.0.1/8
+bind interfaces only = yes
+smb ports = {port}
+disable netbios = yes
+private dir = {directory}/private
+lock directory = {directory}/lock
+state directory = {directory}/state
+cache directory = {directory}/cache
+pid directory = {directory}/run
+ncalrpc dir = {directory}/ncalrpc
+log file = {directory}/log/%m.log
+passdb backend = tdbsam:{directory}/private/passdb.tdb
+map to guest = never
+server min protocol = SMB2_10
+load printers = no
+printing = bsd
+printcap name = /dev/null
+disable spoolss = yes
+strict sync = yes
+"""
+
+_SHARE = """\
+[{name}]
+path = {path}
+read only = no
+valid users = {user}
+"""
+
+
+def new_samba() -> Samba:
+    """Return a server that is not started yet; skip where Samba is not installed, fail in CI."""
+    if not all(_program(name) for name in ("smbd", "smbpasswd", "pdbedit")):
+        lacking("Samba is not installed (Debian: apt-get install samba)")
+    return Samba()
+
+
+class Samba:
+    """A server with the share ``share``, whose files are in ``root``, and others at wish."""
+
+    def __init__(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="longhaul-samba-"))
+        self.port = free_port()
+        self.user = pwd.getpwuid(os.geteuid()).pw_name
+        self.password = PASSWORD
+        self._process: subprocess.Popen[bytes] | None = None
+        self._global: dict[str, str] = {}
+        self._shares: dict[str, tuple[Path, dict[str, str]]] = {}
+        for name in ("private", "lock", "state", "cache", "run", "ncalrpc", "log", "share"):
+            (self._directory / name).mkdir(mode=0o700 if name == "private" else 0o755)
+        self.root = self._directory / "share"
+        self.add_share("share", self.root)
+        self._set_password()
+
+    def add_share(self, name: str, path: Path, **options: str) -> None:
+        """Offer a folder; ``options`` as in smb.conf, with ``_`` for blanks. Known at once."""
+        self._shares[name] = (path, options)
+        self._configure()
+
+    def remove_share(self, name: str) -> None:
+        """Offer a folder no more."""
+        del self._shares[name]
+        self._configure()
+
+    def set_global(self, **options: str) -> None:
+        """Set options of the whole server, for connections made from now on."""
+        self._global |= options
+        self._configure()
+
+    def start(self) -> Self:
+        """Start the server and wait until it answers."""
+        with open(self._directory / "output", "ab") as output:
+            self._process = subprocess.Popen(
+                [
+                    *(_program("smbd"), "-F", "--no-process-group"),
+                    *("-s", self._config, "-l", self._directory / "log"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        give_up_at = time.monotonic() + START_SECONDS
+        while time.monotonic() < give_up_at and self._process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+                return self
+            except OSError:
+                time.sleep(0.02)  # starting; the loop ends by its deadline
+        raise AssertionError((self._directory / "output").read_text(errors="replace"))
+
+    def kill(self) -> None:
+        """Kill -9 the server and the children that serve its connections."""
+        process = self._running()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(STOP_SECONDS)
+        self._process = None
+
+    def freeze(self) -> None:
+        """Stop all its processes where they are: connections stay, nobody answers."""
+        os.killpg(self._running().pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on after ``freeze``."""
+        os.killpg(self._running().pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """End the server if it runs, and remove its files."""
+        if self._process is not None:
+            self.kill()
+        shutil.rmtree(self._directory)
+
+    def settings(self, **more: object) -> dict[str, object]:
+        """Return a Longhaul's settings that have it store in the share."""
+        return {
+            "STORAGE_BACKEND": "smb",
+            "SMB_HOST": "127.0.0.1",
+            "SMB_PORT": self.port,
+            "SMB_USER": self.user,
+            "SMB_PASS": self.password,
+            **more,
+        }
+
+    @property
+    def _config(self) -> Path:
+        return self._directory / "smb.conf"
+
+    def _configure(self) -> None:
+        text = _GLOBAL.format(port=self.port, directory=self._directory)
+        text += _options(self._global)
+        for name, (path, options) in self._shares.items():
+            text += _SHARE.format(name=name, path=path, user=self.user) + _options(options)
+        self._config.write_text(text)
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
+
+    def _set_password(self) -> None:
+        if os.geteuid() == 0:
+            command = [_program("smbpasswd"), "-c", self._config, "-a", "-s", self.user]
+        else:
+            command = [_program("pdbedit"), "-s", self._config, "-t", "-a", "-u", self.user]
+        subprocess.run(
+            command,
+            input=f"{PASSWORD}\n{PASSWORD}\n",
+            text=True,
+            capture_output=True,
+            check=True,
+            timeout=START_SECONDS,
+        )
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "the server does not run"
+        return self._process
+
+
+def _options(options: dict[str, str]) -> str:
+    return "".join(f"{name.replace('_', ' ')} = {value}\n" for name, value in options.items())
+
+
+def _program(name: str) -> str:
+    return shutil.which(name, path=_PATH) or ""
