@@ -159,14 +159,22 @@ class Network:
         return self._stand_still(client, server, silent=plan.silent)
 
     def _stand_still(self, client: socket.socket, server: socket.socket, *, silent: bool) -> bool:
-        """Wait until the network is released (True) or a side has ended (False)."""
-        ended = select.poll()
-        ended.register(server, _ENDED)
+        """Wait until the network is released (True) or a side has ended (False).
+
+        What the client sends meanwhile is kept for later: its end comes behind that.
+        """
+        kept = bytearray()
+        poll = select.poll()
+        poll.register(server, _ENDED)
         if not silent:
-            ended.register(client, _ENDED)
+            poll.register(client, select.POLLIN | _ENDED)
         while not self._released.is_set():
-            if ended.poll(_LOOK_MILLISECONDS):
-                return False
+            for descriptor, _ in poll.poll(_LOOK_MILLISECONDS):
+                data = b"" if descriptor == server.fileno() else client.recv(_PIECE_BYTES)
+                if not data:
+                    return False
+                kept += data
+        server.sendall(kept)
         return True
 
 
