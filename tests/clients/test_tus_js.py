@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.clients.stored import assert_stored, is_gone, metadata
+from tests.clients.stored import assert_stored, head, is_gone, metadata
 from tests.clients.tus_js import TusJs
 from tests.conftest import StartServer
 from tests.harness.native import KIB, MIB
 from tests.harness.network import Network
 from tests.harness.server import Server
+from tests.harness.tus import TusUpload
+from tests.harness.wire import change, wait_until
 
 pytestmark = pytest.mark.live
 
@@ -145,6 +147,24 @@ def test_an_upload_is_terminated_midway(
     url = _start_and_abort_midway(tus_js, network, sent, terminate=True)
     assert tus_js.events[-2] == {"type": "answer", "method": "DELETE", "status": 204}
     assert is_gone(server, url)
+
+
+def test_an_upload_that_has_expired_is_started_anew(
+    tus_js: TusJs, server: Server, network: Network, file: MakeFile
+) -> None:
+    sent = file("expired.bin", 9 * MIB)
+    options = {"metadata": {"filename": sent.name}, "retryDelays": RETRY_DELAYS}
+    expired = _start_and_abort_midway(tus_js, network, sent, **options)
+    wait_until(
+        lambda: head(server, expired).headers["Upload-Offset"] != "0",
+        "what arrived is recorded, which moves the expiry on",
+    )
+    change(server, "UPDATE uploads SET expires_at_ms = 1 WHERE id = ?", TusUpload(expired).id)
+    tus_js.start_anew()
+    url = tus_js.upload(f"{network.url}/files/", sent, resume=True, **options)
+    assert tus_js.requests[2:] == ["HEAD", "POST", "PATCH 0"]
+    assert url != expired
+    assert_stored(server, url, sent)
 
 
 def test_a_complete_upload_is_terminated_with_its_file(
