@@ -15,6 +15,7 @@ from tests.harness.browser import chromium
 from tests.harness.native import Native
 from tests.harness.samba import Samba, new_samba
 from tests.harness.server import Server
+from tests.harness.tus import Tus
 
 StartServer = Callable[..., Server]
 
@@ -50,6 +51,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def native(server: Server) -> Native:
     """A client of the shared server."""
     return Native(server)
+
+
+@pytest.fixture
+def tus(server: Server) -> Tus:
+    """A tus client of the shared server."""
+    return Tus(server)
 
 
 @pytest.fixture

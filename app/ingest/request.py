@@ -17,7 +17,8 @@ from app import metrics
 from app.errors import MalformedRequest
 from app.ingest.body import Body, WSGIEnvironment
 from app.ingest.channel import plain_socket
-from app.ingest.sources import SocketBody, StreamBody
+from app.ingest.sources import SocketBody
+from app.ingest.stream import StreamBody
 
 _BODY_KEY = "longhaul.body"
 

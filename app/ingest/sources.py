@@ -1,23 +1,19 @@
-"""The two sources of body bytes: the socket itself, and ``wsgi.input``."""
+"""Bodies that are read from the socket itself, past gunicorn's parser."""
 
 from __future__ import annotations
 
 import os
 import select
 import socket
-import struct
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import gevent
 import gevent.socket
 from gevent import monkey
 from gevent.event import Event
-from gevent.queue import Queue
-from gunicorn.http.errors import ParseException
 
-from app.ingest.body import Body, WSGIEnvironment
+from app.ingest.body import Body
 
 #: The greenlet is woken when this many bytes wait in the kernel (or all that
 #: remain): each wake-up costs a hand-over to a thread, so few large ones.
@@ -25,13 +21,6 @@ LOW_WATER_BYTES = 256 * 1024
 
 #: Of libev and libuv: watch for bytes to read.
 _READABLE = 1
-
-#: What one read of ``wsgi.input`` asks for.
-STREAM_READ_BYTES = 256 * 1024
-
-#: Offset of tcpi_last_data_recv (milliseconds) in Linux's struct tcp_info:
-#: eight bytes of flags, then the twelfth 32-bit counter (linux/tcp.h).
-_TCPI_LAST_DATA_RECV_OFFSET = 8 + 4 * 11
 
 # The native thread must not meet gevent's poll, which needs the hub.
 _poll = monkey.get_original("select", "poll")
@@ -130,101 +119,3 @@ class SocketBody(Body):
             except OSError:
                 self.cut = True
             self._low_water = low_water_bytes
-
-
-class StreamBody(Body):
-    """A body read through ``wsgi.input`` by a greenlet of its own, one piece ahead.
-
-    The extra greenlet is what lets the pump look at clocks and stop flags while
-    a read blocks.
-    """
-
-    def __init__(self, environ: WSGIEnvironment, length: int | None) -> None:
-        super().__init__(length)
-        self._input = environ["wsgi.input"]
-        self._socket = environ.get("gunicorn.socket")
-        self._pieces: Queue[bytes] = Queue(maxsize=1)
-        self._stirred = Event()
-        self._piece = memoryview(b"")
-        self._finished = False
-        self._reader: gevent.Greenlet[[], None] | None = None
-        self._last_piece_at = time.monotonic()
-
-    @property
-    def ended(self) -> bool:
-        return self._finished and not self._piece and not self.cut
-
-    def wait(self, timeout_seconds: float) -> None:
-        if self._piece or self._finished:
-            return
-        if self._reader is None:
-            self._reader = gevent.spawn(self._read_ahead)
-        if self._pieces.empty():
-            self._stirred.clear()
-            self._stirred.wait(timeout_seconds)
-        if self._pieces.empty():
-            return
-        piece = self._pieces.get()
-        if piece:
-            self._piece = memoryview(piece)
-            self._last_piece_at = time.monotonic()
-        else:
-            self._finished = True
-            short = self.length is not None and self.received < self.length
-            self.cut = self.cut or short
-
-    def wake(self) -> None:
-        self._stirred.set()
-
-    @property
-    def trailers(self) -> Mapping[str, str]:
-        """See Body. gunicorn parses trailers and keeps them with its own request."""
-        request = getattr(getattr(self._input, "reader", None), "req", None)
-        return {name.lower(): value for name, value in getattr(request, "trailers", ())}
-
-    def take(self, buffer: memoryview) -> int:
-        count = min(len(buffer), len(self._piece))
-        buffer[:count] = self._piece[:count]
-        self._piece = self._piece[count:]
-        self.received += count
-        return count
-
-    def more_within(self, milliseconds: int) -> bool:
-        return bool(self._piece)
-
-    def idle_seconds(self) -> float:
-        since_piece = time.monotonic() - self._last_piece_at
-        return min(since_piece, _socket_idle_seconds(self._socket, since_piece))
-
-    def close(self) -> None:
-        if self._reader is not None:
-            self._reader.kill()
-        if not self.ended and hasattr(self._input, "failed"):
-            self._input.failed = True
-
-    def _read_ahead(self) -> None:
-        left = self.length
-        piece = b"?"
-        while piece:
-            wanted = STREAM_READ_BYTES if left is None else min(STREAM_READ_BYTES, left)
-            try:
-                piece = self._input.read(wanted) if wanted else b""
-            except (ParseException, OSError):  # the framing is broken, or the connection
-                self.cut, piece = True, b""
-            if left is not None:
-                left -= len(piece)
-            self._pieces.put(piece)
-            self._stirred.set()
-
-
-def _socket_idle_seconds(sock: Any, otherwise: float) -> float:
-    """Ask the kernel when the last byte came; ``otherwise`` where it cannot tell (not Linux)."""
-    tcp_info = getattr(socket, "TCP_INFO", None)
-    if sock is None or tcp_info is None:
-        return otherwise
-    try:
-        raw = sock.getsockopt(socket.IPPROTO_TCP, tcp_info, _TCPI_LAST_DATA_RECV_OFFSET + 4)
-    except OSError:
-        return otherwise
-    (milliseconds,) = struct.unpack_from("=I", raw, _TCPI_LAST_DATA_RECV_OFFSET)
-    return float(milliseconds) / 1000
