@@ -31,10 +31,17 @@ BATCH = 100
 #: on its way, or a clock may be wrong.
 ORPHAN_AGE_SECONDS = 24 * 3600
 
+#: The row of an upload that was cancelled, deleted or has expired is kept for so
+#: long: clients that come back learn that it is gone (410), operators what it was.
+TOMBSTONE_SECONDS = 7 * 24 * 3600
+
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """Something that was removed, or would be: ``what`` is expired, leftover or orphan."""
+    """Something that was removed, or would be.
+
+    ``what`` is expired, leftover, orphan or tombstone.
+    """
 
     what: str
     upload_id: str
@@ -61,7 +68,7 @@ class Sweeper:
         if lease is None:
             return
         try:
-            for find in (self._expired, self._leftovers, self._orphans):
+            for find in (self._expired, self._leftovers, self._orphans, self._tombstones):
                 for swept in find(lease, dry_run):
                     if not dry_run:
                         metrics.swept_total.labels(swept.what).inc()
@@ -106,6 +113,17 @@ class Sweeper:
                 )
                 job_pool.run(partial(self._storage.discard, staged))
             yield Swept("orphan", orphan.upload_id, "")
+
+    def _tombstones(self, lease: Lease, dry_run: bool) -> Iterator[Swept]:
+        ended_before_ms = self._clock.now_ms() - TOMBSTONE_SECONDS * 1000
+
+        def ended(after_id: str) -> Sequence[UploadRecord]:
+            return self._ledger.sweeping.tombstones(ended_before_ms, after_id=after_id, limit=BATCH)
+
+        def bury(upload: UploadRecord) -> bool:
+            return self._ledger.sweeping.bury(upload, ended_before_ms)
+
+        yield from self._each("tombstone", _pages(ended), lease, dry_run, bury)
 
     def _each(
         self,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from sqlalchemy import Connection, and_, delete, exists, or_, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from app.domain.states import GONE, State
+from app.ledger.finals import is_needed
 from app.ledger.leases import Lease, Leases
+from app.ledger.models import deliveries, uploads
 from app.ledger.models import leases as lease_rows
-from app.ledger.models import uploads
-from app.ledger.outbox import EventKind, append_event
+from app.ledger.outbox import PENDING, EventKind, append_event
 from app.ledger.records import UploadRecord
 from app.ledger.transactions import Transactions
 from app.ledger.uploads import find, transition
@@ -40,7 +42,7 @@ class SweepLedger:
     def due(
         self, now_ms: int, root_ids: Collection[str], *, after_id: str, limit: int
     ) -> Sequence[UploadRecord]:
-        """Return open and failed uploads of these roots whose time is over and which nobody writes.
+        """Return open and failed uploads of these roots whose time is over and which nobody needs.
 
         At most ``limit``, by id, those after ``after_id``: page by page each is
         seen once, though it may stay (a dry run, a storage that is down).
@@ -54,6 +56,7 @@ class SweepLedger:
                 uploads.c.root_id.in_(root_ids),
                 uploads.c.id > after_id,
                 ~writing,
+                ~is_needed(),
             )
             .order_by(uploads.c.id)
             .limit(limit)
@@ -70,6 +73,7 @@ class SweepLedger:
                 State.EXPIRED,
                 uploads.c.expires_at_ms <= now_ms,
                 ~writing,
+                ~is_needed(),
                 ended_at_ms=now_ms,
             )
             if moved is not None:
@@ -104,6 +108,40 @@ class SweepLedger:
                 .where(uploads.c.id == upload_id, uploads.c.state != State.OPEN)
                 .values(staging_key=None)
             )
+        )
+
+    def tombstones(
+        self, ended_before_ms: int, *, after_id: str, limit: int
+    ) -> Sequence[UploadRecord]:
+        """Return uploads that ended before then, of which nothing is left but the row; see ``due``.
+
+        Those with a webhook still to be called are kept.
+        """
+        return self._records(
+            select(uploads)
+            .where(self._is_tombstone(ended_before_ms), uploads.c.id > after_id)
+            .order_by(uploads.c.id)
+            .limit(limit)
+        )
+
+    def bury(self, upload: UploadRecord, ended_before_ms: int) -> bool:
+        """Remove the row of an ended upload, and all that hangs on it; False if it is kept."""
+        buried = delete(uploads).where(
+            uploads.c.id == upload.id, self._is_tombstone(ended_before_ms)
+        )
+        return bool(self._transactions.write(lambda tx: tx.execute(buried)).rowcount)
+
+    def _is_tombstone(self, ended_before_ms: int) -> ColumnElement[bool]:
+        to_be_told = exists().where(
+            deliveries.c.upload_id == uploads.c.id, deliveries.c.state == PENDING
+        )
+        return and_(
+            uploads.c.state.in_(GONE),
+            uploads.c.staging_key.is_(None),
+            uploads.c.final_key.is_(None),
+            # Ledgers of older versions do not know when it ended.
+            func.coalesce(uploads.c.ended_at_ms, uploads.c.expires_at_ms) <= ended_before_ms,
+            ~to_be_told,
         )
 
     def is_wanted(self, upload_id: str) -> bool:
