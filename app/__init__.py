@@ -59,6 +59,6 @@ def create_app(settings: Settings | None = None, storage: Storage | None = None)
     app.register_blueprint(resumable.bp)
     if settings.downloads:
         app.register_blueprint(downloads.bp)
-    tus.install(app)
+    tus.install(app, downloads=settings.downloads)
     cli.install(app, wiring)
     return app

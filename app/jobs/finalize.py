@@ -28,11 +28,17 @@ from app.errors import (
 from app.ingest.threads import job_pool
 from app.jobs.progress import ProgressRecorder
 from app.ledger.database import Ledger
+from app.ledger.finals import can_be_joined
 from app.ledger.leases import Lease
-from app.ledger.records import UploadRecord
+from app.ledger.records import FINAL, UploadRecord
 from app.storage.base import StagedObject, Storage
 from app.uploads.policy import Policy
 from app.uploads.staging import staged_object
+
+_PARTIAL_LOST = (
+    "A partial upload that this file is made of was deleted or has expired; "
+    "send the parts again and make a new one of them"
+)
 
 log = structlog.get_logger(__name__)
 
@@ -104,6 +110,8 @@ class Finalizer:
         staged = staged_object(upload)
         self._require_full(upload)
         with ProgressRecorder(self._ledger.finalizing, lease) as progress:
+            if upload.concat == FINAL:
+                self._join(upload, staged, lease, progress)
             if not self._is_published(staged):
                 self._verify(upload, lease, progress)
             final_key = self._publish(staged, lease, progress)
@@ -113,6 +121,8 @@ class Finalizer:
         self._clean(staged)
 
     def _require_full(self, upload: UploadRecord) -> None:
+        if upload.concat == FINAL:
+            return  # has no bytes of its own
         if upload.part_count is None:
             if not upload.is_full:
                 raise PartsLost
@@ -122,15 +132,55 @@ class Finalizer:
         if missing:
             raise PartsLost(missing)
 
+    def _join(
+        self, upload: UploadRecord, staged: StagedObject, lease: Lease, progress: ProgressRecorder
+    ) -> None:
+        """Fill an upload with the bytes of those it is made of, unless it is published already.
+
+        Should its own staged object have vanished, it is made anew.
+        """
+        staging_key = staged.staging_key
+        if staging_key is None:
+            raise StorageFault(_PARTIAL_LOST)
+        sources = [
+            staged_object(partial)
+            for partial in self._ledger.concatenations.sources(upload.id)
+            if partial is not None and can_be_joined(partial) and partial.is_full
+        ]
+        total = sum(source.length or 0 for source in sources)
+
+        def moved(moved_bytes: int, of_bytes: int) -> None:
+            progress.moved(moved_bytes, of_bytes)
+            if lease.lost:
+                raise LeaseLost
+
+        def join() -> None:
+            if not self._exists(staging_key) and self._exists(staged.target_key):
+                return
+            if total != upload.length:
+                raise StorageFault(_PARTIAL_LOST)
+            if lease.lost:
+                raise LeaseLost
+            self._storage.create(staged)
+            try:
+                self._storage.join(staged, sources, moved)
+            except PartsLost as error:
+                raise StorageFault(_PARTIAL_LOST) from error
+
+        job_pool.run(join)
+
+    def _exists(self, key: str) -> bool:
+        try:
+            self._storage.stat(key)
+        except FileNotFoundError:
+            return False
+        return True
+
     def _is_published(self, staged: StagedObject) -> bool:
         """Tell whether a crash came after publishing: then there is nothing left to verify."""
         if staged.staging_key is None:
             raise PartsLost
-        try:
-            self._storage.stat(staged.staging_key)
-        except FileNotFoundError:
-            return True  # or lost: publish tells
-        return False
+        return not self._exists(staged.staging_key)  # or lost: publish tells
 
     def _verify(self, upload: UploadRecord, lease: Lease, progress: ProgressRecorder) -> None:
         """Compare the whole file's SHA-256 with the promised one, if one was promised.

@@ -14,6 +14,7 @@ from sqlalchemy import BigInteger, Connection, bindparam, update
 
 from app.domain.states import State, check
 from app.errors import LeaseLost, StorageFull, UploadNotFound
+from app.ledger.finals import prolong_finals_of, start_finals_of
 from app.ledger.leases import APPEND, Lease, Leases
 from app.ledger.models import uploads
 from app.ledger.outbox import EventKind, append_event_once
@@ -132,16 +133,19 @@ class AppendLedger:
 
         return self._transactions.write(work)
 
-    def checkpoint(self, lease: Lease, offset: int, now_ms: int, expires_at_ms: int) -> None:
+    def checkpoint(
+        self, lease: Lease, upload: UploadRecord, offset: int, now_ms: int, expires_at_ms: int
+    ) -> None:
         """Record that ``offset`` bytes are durable, and go on appending under the lease.
 
-        Raises LeaseLost, UploadNotFound or UploadNotOpen; then nothing is recorded.
+        ``upload`` is as it was claimed. Raises LeaseLost, UploadNotFound or
+        UploadNotOpen; then nothing is recorded.
         """
 
         def work(connection: Connection) -> None:
             if not self._leases.prolong(connection, lease):
                 raise LeaseLost
-            self._advance(connection, lease, offset, now_ms, expires_at_ms)
+            self._advance(connection, upload, offset, now_ms, expires_at_ms)
 
         self._transactions.write(work)
 
@@ -151,20 +155,23 @@ class AppendLedger:
         """Record that ``offset`` bytes are durable, and end the lease.
 
         ``upload`` is as it was claimed. With its last byte it moves to
-        finalizing, due at once; a partial one stays open. Raises as
+        finalizing, due at once; a partial one stays open, and final ones that
+        waited for it move. Raises as
         ``checkpoint`` does.
         """
-        full = offset == upload.length
-        completes = full and upload.concat != PARTIAL
+        is_full = offset == upload.length
+        completes = is_full and upload.concat != PARTIAL
 
         def work(connection: Connection) -> UploadRecord:
             if not self._leases.end(connection, lease):
                 raise LeaseLost
             recorded = self._advance(
-                connection, lease, offset, now_ms, expires_at_ms, completes=completes
+                connection, upload, offset, now_ms, expires_at_ms, completes=completes
             )
             if completes:
                 append_event_once(connection, upload.id, EventKind.COMPLETED, now_ms)
+            elif is_full:
+                start_finals_of(connection, upload.id, now_ms)
             return recorded
 
         recorded = self._transactions.write(work)
@@ -174,7 +181,7 @@ class AppendLedger:
     def _advance(
         self,
         connection: Connection,
-        lease: Lease,
+        upload: UploadRecord,
         offset: int,
         now_ms: int,
         expires_at_ms: int,
@@ -184,13 +191,15 @@ class AppendLedger:
         row = connection.execute(
             _COMPLETE if completes else _ADVANCE,
             {
-                "append_id": lease.upload_id,
+                "append_id": upload.id,
                 "new_offset": offset,
                 "at_ms": now_ms,
                 "new_expires_at_ms": expires_at_ms,
             },
         ).first()
         if row is None:
-            open_upload(connection, lease.upload_id, now_ms)
+            open_upload(connection, upload.id, now_ms)
             raise LeaseLost
+        if upload.concat == PARTIAL and expires_at_ms > upload.expires_at_ms:
+            prolong_finals_of(connection, upload.id, expires_at_ms)
         return UploadRecord.from_row(row)

@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from app.domain.states import State
 from app.ledger.appends import AppendLedger
 from app.ledger.chunks import ChunkLedger
+from app.ledger.concatenations import ConcatenationLedger
 from app.ledger.finalizing import FinalizeQueue
 from app.ledger.keys import ApiKeys
 from app.ledger.leases import Leases
@@ -35,6 +36,7 @@ class Ledger:
     parts: PartLedger
     appends: AppendLedger
     chunks: ChunkLedger
+    concatenations: ConcatenationLedger
     finalizing: FinalizeQueue
     sweeping: SweepLedger
     outbox: Outbox
@@ -76,6 +78,7 @@ def open_ledger(
         parts=PartLedger(transactions, leases, engine.dialect.name),
         appends=AppendLedger(transactions, leases),
         chunks=ChunkLedger(transactions, leases, engine.dialect.name),
+        concatenations=ConcatenationLedger(transactions, leases),
         finalizing=FinalizeQueue(transactions, leases),
         sweeping=SweepLedger(transactions, leases),
         outbox=Outbox(transactions, leases),

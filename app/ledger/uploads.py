@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
 
 from app.domain.states import State, check
 from app.errors import (
@@ -16,10 +16,11 @@ from app.errors import (
     UploadNotFound,
     UploadNotOpen,
 )
+from app.ledger.finals import start_finals_of
 from app.ledger.leases import CREATE, Lease, Leases
 from app.ledger.models import instance, uploads
 from app.ledger.outbox import EventKind, append_event, append_event_once
-from app.ledger.records import NewUpload, UploadRecord
+from app.ledger.records import FINAL, PARTIAL, NewUpload, UploadRecord
 from app.ledger.transactions import Transactions
 
 _SELECT = select(uploads).where(uploads.c.id == bindparam("upload_id"))
@@ -166,6 +167,8 @@ class UploadLedger:
             if moved is None:
                 raise UploadNotOpen(upload.state, "be cancelled now; try again")
             append_event_once(connection, upload_id, EventKind.DELETED, now_ms)
+            if moved.concat == PARTIAL:
+                start_finals_of(connection, upload_id, now_ms)  # they cannot be made any more
             return moved
 
         return self._transactions.write(work)
@@ -255,12 +258,18 @@ def transition(
 
 
 def count_unreceived_bytes(connection: Connection, root_id: str) -> int:
-    """Return the bytes that open uploads on a root have announced and not sent yet."""
+    """Return the bytes that uploads on a root have announced and that are not there yet.
+
+    One that is made of others has none of its own before it is finished.
+    """
     received_bytes = uploads.c.received * func.coalesce(uploads.c.part_size, 0) + uploads.c.offset
     missing = func.coalesce(uploads.c.length, 0) - received_bytes
+    joining = and_(uploads.c.state == State.FINALIZING, uploads.c.concat == FINAL)
     total = connection.execute(
         select(func.sum(missing)).where(
-            uploads.c.root_id == root_id, uploads.c.state == State.OPEN, missing > 0
+            uploads.c.root_id == root_id,
+            or_(uploads.c.state == State.OPEN, joining),
+            missing > 0,
         )
     ).scalar_one()
     return int(total or 0)

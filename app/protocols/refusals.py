@@ -58,6 +58,7 @@ class _Translating:
             "Content-Type: application/json",
             f"Content-Length: {len(body)}",
             f"X-Request-ID: {logs.request_id(None)}",
+            "Tus-Resumable: 1.0.0",  # nobody knows the path; it must be on all below /files
         ]
         if self._any_origin:
             head.append("Access-Control-Allow-Origin: *")

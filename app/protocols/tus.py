@@ -7,7 +7,7 @@ with a 4xx that passes, because they would forget the upload and start anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from email.utils import formatdate
 
 from flask import Blueprint, Flask, Response, request
@@ -17,12 +17,20 @@ from werkzeug.exceptions import MethodNotAllowed
 from app import metrics
 from app.domain.access import Principal
 from app.domain.checksums import ALGORITHMS
-from app.errors import NotAuthenticated, NotAuthorized, TokenExpired
+from app.errors import (
+    MalformedRequest,
+    NotAppendable,
+    NotAuthenticated,
+    NotAuthorized,
+    TokenExpired,
+    UploadNotFound,
+)
 from app.ingest.request import has_body
 from app.ledger.records import PARTIAL
 from app.protocols import tus_headers as fields
 from app.protocols.auth import uploader
 from app.protocols.context import body, context
+from app.protocols.downloads import send_file
 from app.protocols.tus_checksums import verification
 from app.protocols.urls import absolute_url
 from app.uploads.appending import Append
@@ -43,10 +51,23 @@ _METHODS = ("DELETE", "HEAD", "OPTIONS", "PATCH")
 bp = Blueprint(PROTOCOL, __name__, url_prefix=PREFIX)
 
 
-def install(app: Flask) -> None:
-    """Put the routes on an application, and the protocol's mark on all their answers."""
+def install(app: Flask, *, downloads: bool) -> None:
+    """Put the routes on an application, and the protocol's mark on all their answers.
+
+    ``downloads``: files can be read back, finished or as far as they have come.
+    """
     app.register_blueprint(bp)
+    if downloads:
+        rule, endpoint = f"{PREFIX}/<upload_id>", f"{PROTOCOL}.get"
+        app.add_url_rule(rule, endpoint, get, methods=["GET"], strict_slashes=False)
     app.after_request(_mark)
+
+
+@bp.before_request
+def refuse_nul() -> None:
+    """Know nothing of ids that PostgreSQL refuses even to look for."""
+    if "\0" in (request.view_args or {}).get("upload_id", ""):
+        raise UploadNotFound
 
 
 @bp.route("", methods=["OPTIONS"], strict_slashes=False)
@@ -68,6 +89,8 @@ def create() -> ResponseReturnValue:
     fields.require_version(request.headers.get("Tus-Resumable"))
     principal = _uploader()
     concat = fields.parse_concat(request.headers.get("Upload-Concat"))
+    if concat is not None and concat.partial_ids is not None:
+        return _create_final(principal, concat.partial_ids)
     length = fields.parse_length(
         request.headers.get("Upload-Length"), request.headers.get("Upload-Defer-Length")
     )
@@ -79,15 +102,27 @@ def create() -> ResponseReturnValue:
     receipt = context().appends.create(principal.owner, wish, first, body())
     metrics.uploads_created_total.labels(PROTOCOL).inc()
     metrics.received_bytes_total.labels(PROTOCOL).inc(receipt.received)
-    answer = _empty(201, receipt.upload)
-    answer.headers["Location"] = absolute_url(
-        request, context().settings, f"{PREFIX}/{receipt.upload.id}"
-    )
+    answer = _created(receipt.upload)
     if brings_bytes:
         answer.headers["Upload-Offset"] = str(receipt.upload.offset)
-    if concat is not None:
-        answer.headers["Upload-Concat"] = request.headers["Upload-Concat"]
     return answer
+
+
+def _create_final(principal: Principal, partial_ids: Sequence[str]) -> ResponseReturnValue:
+    """Create an upload of others. Bytes of its own are refused, and a length: it is their sum."""
+    if has_body(request.environ):
+        raise NotAppendable
+    if "Upload-Length" in request.headers or "Upload-Defer-Length" in request.headers:
+        raise MalformedRequest("A final upload has the length of its partial ones; tell none")
+    upload = context().appends.concatenate(
+        PROTOCOL,
+        principal.owner,
+        _wish(principal, None, None),
+        partial_ids,
+        sees=principal.sees,
+    )
+    metrics.uploads_created_total.labels(PROTOCOL).inc()
+    return _created(upload)
 
 
 @bp.route("/<upload_id>", methods=["HEAD"], strict_slashes=False)
@@ -129,13 +164,19 @@ def delete(upload_id: str) -> ResponseReturnValue:
     return _empty(204)
 
 
+def get(upload_id: str) -> ResponseReturnValue:
+    """Send the file of an upload."""
+    return send_file(_uploader(), upload_id, PROTOCOL)
+
+
 @bp.post("/<upload_id>", strict_slashes=False)
 def override(upload_id: str) -> ResponseReturnValue:
     """Do what X-HTTP-Method-Override says, for clients that can only GET and POST."""
     views = {"PATCH": patch, "DELETE": delete, "HEAD": head}
     view = views.get(request.headers.get("X-HTTP-Method-Override", ""))
     if view is None:
-        raise MethodNotAllowed(valid_methods=_METHODS)
+        readable = ("GET",) if context().settings.downloads else ()
+        raise MethodNotAllowed(valid_methods=_METHODS + readable)
     return view(upload_id)
 
 
@@ -143,6 +184,8 @@ def _extensions() -> Iterator[str]:
     """Name the extensions of the specification that code and storage together can do."""
     yield from ("creation", "creation-with-upload", "creation-defer-length")
     yield from ("expiration", "checksum", "checksum-trailer", "termination")
+    if context().appends.can_concatenate:
+        yield from ("concatenation", "concatenation-unfinished")
 
 
 def _uploader(*, asks_only: bool = False) -> Principal:
@@ -186,6 +229,15 @@ def _append(principal: Principal, offset: int, length: int | None) -> Append:
         max_bytes=principal.max_bytes,
         verification=verification(request.headers),
     )
+
+
+def _created(upload: AppendedView) -> Response:
+    answer = _empty(201, upload)
+    settings = context().settings
+    answer.headers["Location"] = absolute_url(request, settings, f"{PREFIX}/{upload.id}")
+    if concat := request.headers.get("Upload-Concat"):
+        answer.headers["Upload-Concat"] = concat
+    return answer
 
 
 def _empty(status: int, upload: AppendedView | None = None) -> Response:

@@ -16,10 +16,15 @@ error logs with it: a storage runs in native threads and logs nothing itself.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO, Self
+
+from app.errors import PartsLost
+
+#: What ``join`` reads at a time.
+_JOIN_BYTES = 1024 * 1024
 
 #: Told how many bytes of how many have been moved so far.
 Progress = Callable[[int, int], None]
@@ -115,10 +120,10 @@ class PartWriter(ABC):
     def commit(self, *, durable: bool) -> str | None:
         """Finish the part; once only. Returns the storage's own receipt (opaque) or None.
 
-        With ``durable`` the bytes survive a power cut when this returns. Raises
-        PartsLost if the object was removed meanwhile. May block for tens of
-        milliseconds: call it in a native thread where ``native_thread_writes``
-        is declared.
+        With ``durable`` all that was written to the object before the call, by
+        whichever writer, survives a power cut when this returns. Raises PartsLost
+        if the object was removed meanwhile. May block for tens of milliseconds:
+        call it in a native thread where ``native_thread_writes`` is declared.
         """
 
     @abstractmethod
@@ -205,6 +210,44 @@ class Storage(ABC):
         (nothing is overwritten), PartsLost, or StorageFault where the final
         name cannot be had; ValueError while the length is unknown.
         """
+
+    def join(
+        self, target: StagedObject, sources: Sequence[StagedObject], on_progress: Progress
+    ) -> None:
+        """Fill a staged object with the bytes of others, one behind the other.
+
+        For roots with ``readable_staging``; all objects are on the same one, and
+        ``sources`` have lengths, which add up to the target's. The same one may
+        come twice. Sources stay as they are. Idempotent: called again after a
+        crash it begins anew. Durable on return. Called as ``publish`` is;
+        ``on_progress`` may raise to stop it. Raises PartsLost where an object has
+        vanished or a source is too short.
+        """
+        total = sum(source.length or 0 for source in sources)
+        done = 0
+        for index, source in enumerate(sources):
+            length = source.length or 0
+            with (
+                self._opened_source(source) as file,
+                self.writer(target, index, done, length) as writer,
+            ):
+                end = done + length
+                while done < end:
+                    piece = file.read(min(_JOIN_BYTES, end - done))
+                    if not piece:
+                        raise PartsLost()
+                    writer.write(memoryview(piece))
+                    done += len(piece)
+                    on_progress(done, total)
+                writer.commit(durable=True)
+
+    def _opened_source(self, source: StagedObject) -> BinaryIO:
+        try:
+            if source.staging_key is None:
+                raise FileNotFoundError(source.upload_id)
+            return self.open(source.staging_key)
+        except FileNotFoundError as error:
+            raise PartsLost() from error
 
     @abstractmethod
     def discard(self, staged: StagedObject) -> None:

@@ -31,6 +31,7 @@ from app.storage.base import (
 )
 from app.storage.local_files import (
     LocalWriter,
+    copy_range,
     probe,
     size_file,
     staged_files,
@@ -61,7 +62,7 @@ class LocalStorage(Storage):
         random_writes=True,
         native_thread_writes=True,
         readable_staging=True,
-        concatenation=False,
+        concatenation=True,
     )
 
     def __init__(
@@ -129,6 +130,25 @@ class LocalStorage(Storage):
             ).carry_out()
         on_progress(staged.length, staged.length)
         return staged.target_key
+
+    def join(
+        self, target: StagedObject, sources: Sequence[StagedObject], on_progress: Progress
+    ) -> None:
+        """See Storage. The kernel moves the bytes, or shares them where the file system can."""
+        names = self._staged_names(target)
+        with self._rooted("/".join(names), target.root_id) as root_fd:
+            joined = _required(files.find_file(root_fd, names, os.O_WRONLY))
+            with files.closing(joined):
+                total, done = sum(source.length or 0 for source in sources), 0
+                for source in sources:
+                    length = source.length or 0
+                    source_names = self._staged_names(source)
+                    found = _required(files.find_file(root_fd, source_names, os.O_RDONLY))
+                    with files.closing(found):
+                        for moved in copy_range(found, joined, done, length):
+                            on_progress(done + moved, total)
+                    done += length
+                files.sync_file(joined)
 
     def discard(self, staged: StagedObject) -> None:
         """See Storage. What a power cut brings back is found again by ``orphans``."""
@@ -240,3 +260,9 @@ class LocalStorage(Storage):
                 cause = OSError(errno.ESTALE, f"root {found} instead of {self.root_id}", self._path)
                 raise (StorageUnavailable(_NO_MARKER) if found is None else WrongRoot()) from cause
             yield root_fd
+
+
+def _required(descriptor: int | None) -> int:
+    if descriptor is None:
+        raise PartsLost()
+    return descriptor

@@ -6,6 +6,7 @@ Knows nothing of HTTP.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.domain.clock import Clock
@@ -15,12 +16,12 @@ from app.ingest.body import Body
 from app.ingest.drain import Drain
 from app.ledger.database import Ledger
 from app.ledger.records import PARTIAL, UploadRecord
-from app.storage.base import Arrival, Capabilities, Storage
+from app.storage.base import Arrival, Storage
 from app.uploads.appending import Append, Appended, Appender
-from app.uploads.creating import Creator, Wish
+from app.uploads.concatenating import Concatenator, can_join
+from app.uploads.creating import Wish
 from app.uploads.policy import Policy
 from app.uploads.service import UploadService
-from app.uploads.staging import Staging
 from app.uploads.views import AppendedView, appended_view
 from app.uploads.visibility import require_visible
 
@@ -53,15 +54,17 @@ class AppendService:
         self._storage = storage
         self._clock = clock
         self._uploads = uploads
-        staging = Staging(ledger, storage, clock)
-        self._creator = Creator(ledger, storage, clock, policy, staging)
-        self._appender = Appender(ledger, storage, clock, policy, drain, staging, self._creator)
+        self._creator = uploads.creator
+        self._appender = Appender(
+            ledger, storage, clock, policy, drain, uploads.staging, self._creator
+        )
+        self._concatenator = Concatenator(ledger, storage, clock, self._creator)
 
     @property
-    def capabilities(self) -> Capabilities:
-        """What can be done with uploads of this kind, wherever the storage puts them."""
+    def can_concatenate(self) -> bool:
+        """Whether uploads can be made of others, where the storage puts those that grow."""
         root_id = self._storage.root_for(Arrival(None, None, None, verified=False))
-        return self._storage.capabilities_of(root_id)
+        return can_join(self._storage.capabilities_of(root_id))
 
     def create(self, owner: str, wish: Wish, first: Append, body: Body) -> AppendReceipt:
         """Create an upload, and append ``body`` to it as ``first`` says.
@@ -83,6 +86,18 @@ class AppendService:
                 raise
         current = self._visible(record.id, first.protocol, None)
         return AppendReceipt(appended_view(current), current.offset)
+
+    def concatenate(
+        self, protocol: str, owner: str, wish: Wish, partial_ids: Sequence[str], *, sees: str | None
+    ) -> AppendedView:
+        """Create an upload of others and wait a little for its file; see ``Concatenator.create``.
+
+        Returns it waiting for its partial ones, on its way, or complete.
+        """
+        upload = self._concatenator.create(protocol, owner, wish, partial_ids, sees=sees)
+        if upload.state is State.FINALIZING:
+            upload = self._uploads.outcome(upload)
+        return appended_view(upload)
 
     def append(self, upload_id: str, wanted: Append, body: Body) -> AppendReceipt:
         """Append a body to an upload; see ``Appender.append``."""
@@ -110,7 +125,7 @@ class AppendService:
                 self._clock.sleep(_POLL_SECONDS)
 
     def _receipt(self, appended: Appended) -> AppendReceipt:
-        if appended.upload.state is State.FINALIZING:
+        if appended.upload.is_full:  # this one is to be finalized, or one that waited for it
             self._uploads.wake_jobs()
         return AppendReceipt(appended_view(appended.upload), appended.received)
 

@@ -71,7 +71,7 @@ class Creator:
         lease = self._ledger.uploads.create(
             new, room_bytes=self.room_bytes(new.root_id), monotonic=self._clock.monotonic
         )
-        return self._stage(new, lease)
+        return self.stage(new, lease)
 
     def get_or_create(self, protocol: str, owner: str, wish: Wish, alias: AliasKey) -> UploadRecord:
         """Return the living upload behind an alias, else create it; whoever else asks meanwhile.
@@ -86,7 +86,7 @@ class Creator:
             room_bytes=self.room_bytes(new.root_id),
             monotonic=self._clock.monotonic,
         )
-        return record if lease is None else self._stage(new, lease)
+        return record if lease is None else self.stage(new, lease)
 
     def planned(self, protocol: str, owner: str, wish: Wish) -> NewUpload:
         """Check a wish and return the upload it asks for, which exists nowhere yet.
@@ -148,7 +148,8 @@ class Creator:
         free_bytes = sync_pool.run(lambda: self._storage.check(root_id))
         return None if free_bytes is None else free_bytes - self._policy.min_free_disk_bytes
 
-    def _stage(self, new: NewUpload, lease: Lease) -> UploadRecord:
+    def stage(self, new: NewUpload, lease: Lease) -> UploadRecord:
+        """Make the staged object of an upload whose row has just been made, or give it up."""
         try:
             return self._staging.make(staged_object_of(new), lease)
         except (StorageFull, TryAgain):

@@ -162,7 +162,9 @@ class Growth:
         if self.policy.durable:
             sync_pool.run(sync)
         now_ms = self.clock.now_ms()
-        self.ledger.appends.checkpoint(self.lease, offset, now_ms, self._expires_at_ms(now_ms))
+        self.ledger.appends.checkpoint(
+            self.lease, self.upload, offset, now_ms, self._expires_at_ms(now_ms)
+        )
 
     def _require_worth_keeping(self, transfer: Transfer, body: Body) -> None:
         """Raise where nothing of what has been received may be recorded."""

@@ -105,14 +105,20 @@ class UploadService:
         return self.view(upload)
 
     def outcome(self, upload: UploadRecord) -> UploadRecord:
-        """Have a full upload finalized, and return it as it is a little later."""
+        """Have a full upload finalized, and return it as it is a little later.
+
+        Raises UploadNotFound where it has been ended meanwhile.
+        """
         self.wake_jobs()
         give_up_at = self._clock.monotonic() + self._policy.complete_wait_seconds
         pause_seconds = _POLL_SECONDS
         while upload.state is State.FINALIZING and self._clock.monotonic() < give_up_at:
             self._clock.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, _LONGEST_POLL_SECONDS)
-            upload = self._existing(upload.id, None)
+            current = self._ledger.uploads.get(upload.id)
+            if current is None or current.state in GONE:
+                raise UploadNotFound
+            upload = current
         return upload
 
     def cancel(self, upload_id: str, *, sees: str | None) -> UploadView:

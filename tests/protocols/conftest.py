@@ -67,6 +67,25 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.close()
 
 
+#: What an upload on the limited server may have.
+LIMIT_BYTES = 100_000
+
+
+@pytest.fixture(scope="session")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that takes small files only, from anybody by tus, behind a proxy it believes."""
+    server = Server(
+        tmp_path_factory.mktemp("limited"),
+        MAX_UPLOAD_BYTES=LIMIT_BYTES,
+        ANONYMOUS_PROTOCOLS="tus",
+        TRUSTED_PROXIES="127.0.0.1",
+        BODY_IDLE_TIMEOUT_SECS=1,
+    )
+    server.start()
+    yield server
+    server.close()
+
+
 @contextmanager
 def _away(server: Server) -> Iterator[None]:
     elsewhere = server.directory / "unmounted"

@@ -1,0 +1,117 @@
+"""When uploads that are made of others can be made.
+
+A final upload waits, open, until each of its partial ones is full; the commit
+that fills the last one moves it to finalizing. One that lost a partial is moved
+too: finalizing tells why it cannot be made. These functions are part of the
+caller's transaction, which has locked its partial one; finals are locked after
+it, in the order of their ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import BigInteger, Connection, Exists, bindparam, exists, select, update
+from sqlalchemy.orm import aliased
+
+from app.domain.states import State, check
+from app.ledger.models import concatenations, uploads
+from app.ledger.outbox import EventKind, append_event_once
+from app.ledger.records import PARTIAL, UploadRecord
+
+_FINALS_OF = (
+    select(concatenations.c.final_id)
+    .where(concatenations.c.partial_id == bindparam("partial_id"))
+    .distinct()
+)
+
+_PROLONG_FINALS = (
+    update(uploads)
+    .where(
+        uploads.c.id.in_(_FINALS_OF),
+        uploads.c.state == State.OPEN,
+        uploads.c.expires_at_ms < bindparam("new_expires_at_ms", type_=BigInteger),
+    )
+    .values(expires_at_ms=bindparam("new_expires_at_ms", type_=BigInteger))
+)
+
+_PARTIALS_OF = (
+    select(concatenations.c.partial_id)
+    .where(concatenations.c.final_id == bindparam("final_id"))
+    .order_by(concatenations.c.position)
+)
+
+check(State.OPEN, State.FINALIZING)
+_START = (
+    update(uploads)
+    .where(uploads.c.id == bindparam("final_id"), uploads.c.state == State.OPEN)
+    .values(
+        state=State.FINALIZING,
+        due_at_ms=bindparam("now_ms", type_=BigInteger),
+        attempts=0,
+        progress_bytes=0,
+        error=None,
+    )
+)
+
+
+def start_finals_of(connection: Connection, partial_id: str, now_ms: int) -> None:
+    """Move the final uploads that waited for this partial one, if they wait for no other."""
+    final_ids = connection.execute(_FINALS_OF, {"partial_id": partial_id}).scalars().all()
+    if final_ids:
+        start_finals(connection, final_ids, now_ms)
+
+
+def prolong_finals_of(connection: Connection, partial_id: str, expires_at_ms: int) -> None:
+    """Let waiting final uploads live as long as a partial one that makes progress."""
+    connection.execute(
+        _PROLONG_FINALS, {"partial_id": partial_id, "new_expires_at_ms": expires_at_ms}
+    )
+
+
+def is_needed() -> Exists:
+    """Return the condition that a row of ``uploads`` belongs to a final one still to be made."""
+    final = aliased(uploads)
+    return exists().where(
+        concatenations.c.partial_id == uploads.c.id,
+        concatenations.c.final_id == final.c.id,
+        final.c.state.in_([State.OPEN, State.FINALIZING]),
+    )
+
+
+def start_finals(connection: Connection, final_ids: Sequence[str], now_ms: int) -> None:
+    """Move those of these staged final uploads to finalizing that can be made now, or never."""
+    waiting = select(uploads.c.id).where(
+        uploads.c.id.in_(final_ids),
+        uploads.c.state == State.OPEN,
+        uploads.c.staging_key.is_not(None),
+    )
+    locked = connection.execute(waiting.order_by(uploads.c.id).with_for_update())
+    for final_id in locked.scalars().all():
+        partials = partials_of(connection, final_id)
+        lost = not all(map(can_be_joined, partials))
+        if lost or all(partial.is_full for partial in partials if partial):
+            connection.execute(_START, {"final_id": final_id, "now_ms": now_ms})
+            if not lost:
+                append_event_once(connection, final_id, EventKind.COMPLETED, now_ms)
+
+
+def can_be_joined(partial: UploadRecord | None) -> bool:
+    """Tell whether a partial upload is there to be joined, full or not yet."""
+    return partial is not None and partial.state is State.OPEN and partial.concat == PARTIAL
+
+
+def partials_of(connection: Connection, final_id: str) -> Sequence[UploadRecord | None]:
+    """Return what a final upload is made of, in order; None for one whose row is gone."""
+    named = connection.execute(_PARTIALS_OF, {"final_id": final_id})
+    return find_all(connection, named.scalars().all())
+
+
+def find_all(
+    connection: Connection, upload_ids: Sequence[str], *, locked: bool = False
+) -> Sequence[UploadRecord | None]:
+    """Return uploads in the order of their ids as given, None for each that is unknown."""
+    chosen = select(uploads).where(uploads.c.id.in_(upload_ids)).order_by(uploads.c.id)
+    rows = connection.execute(chosen.with_for_update() if locked else chosen).all()
+    found = {row.id: UploadRecord.from_row(row) for row in rows}
+    return [found.get(upload_id) for upload_id in upload_ids]

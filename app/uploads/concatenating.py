@@ -1,0 +1,70 @@
+"""Uploads that are made of others, which may still be on their way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from app.domain.clock import Clock
+from app.domain.states import State
+from app.errors import InvalidField, StorageUnavailable, UploadNotFound, WrongRoot
+from app.ledger.database import Ledger
+from app.ledger.records import FINAL, PARTIAL, UploadRecord
+from app.storage.base import Capabilities, Storage
+from app.uploads.creating import Creator, Wish
+from app.uploads.visibility import require_visible
+
+
+def can_join(capabilities: Capabilities) -> bool:
+    """Tell whether staged objects can be joined, by the storage itself or by reading them."""
+    return capabilities.concatenation or capabilities.readable_staging
+
+
+class Concatenator:
+    """Creates final uploads."""
+
+    def __init__(self, ledger: Ledger, storage: Storage, clock: Clock, creator: Creator) -> None:
+        self._ledger = ledger
+        self._storage = storage
+        self._clock = clock
+        self._creator = creator
+
+    def create(
+        self, protocol: str, owner: str, wish: Wish, partial_ids: Sequence[str], *, sees: str | None
+    ) -> UploadRecord:
+        """Create an upload of partial ones in their order; return it waiting or finalizing.
+
+        Its length is the sum of theirs. Raises UploadNotFound (a partial one is
+        unknown, gone, or invisible to ``sees``), InvalidField (it is not a partial
+        one, or its length is not known yet), WrongRoot, and as ``Creator.create``.
+        """
+        partials = [
+            self._usable(partial, protocol, sees)
+            for partial in self._ledger.concatenations.find(partial_ids)
+        ]
+        length = sum(partial.length or 0 for partial in partials)
+        new = self._creator.planned(protocol, owner, replace(wish, length=length, concat=FINAL))
+        if {partial.root_id for partial in partials} != {new.root_id}:
+            raise WrongRoot
+        if not can_join(self._storage.capabilities_of(new.root_id)):
+            raise StorageUnavailable("This storage cannot join uploads")
+        lease = self._ledger.concatenations.create(
+            new,
+            partial_ids,
+            room_bytes=self._creator.room_bytes(new.root_id),
+            monotonic=self._clock.monotonic,
+        )
+        self._creator.stage(new, lease)
+        return self._ledger.concatenations.start(new.id, self._clock.now_ms())
+
+    def _usable(
+        self, partial: UploadRecord | None, protocol: str, sees: str | None
+    ) -> UploadRecord:
+        found = require_visible(partial, protocol, sees, self._clock.now_ms())
+        if found.concat != PARTIAL:
+            raise InvalidField("concat", f"{found.id} is not a partial upload")
+        if found.length is None:
+            raise InvalidField("concat", f"the length of {found.id} is not known yet")
+        if found.state is not State.OPEN:
+            raise UploadNotFound
+        return found
