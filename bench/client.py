@@ -136,8 +136,9 @@ class HttpConnection:
 
     def send(self, transfer: Transfer) -> None:
         """Send one request and read its answer. Raises TransferFailed or OSError."""
-        # MSG_MORE: the head leaves together with the first bytes of the body.
-        self._socket.sendall(transfer.head.encode("latin-1"), socket.MSG_MORE)
+        # MSG_MORE: the head leaves together with the first bytes of the body, if there are any.
+        more = socket.MSG_MORE if transfer.length or transfer.tail else 0
+        self._socket.sendall(transfer.head.encode("latin-1"), more)
         offset, end = transfer.offset, transfer.offset + transfer.length
         while offset < end:
             offset += os.sendfile(self._socket.fileno(), self._source, offset, end - offset)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import socket
 import time
 from typing import Any, BinaryIO
 
@@ -39,7 +38,6 @@ _FILE_ERRORS = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, er
 #: What sendfile says of files it cannot send, on some network and FUSE file systems.
 _UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 
-_MSG_MORE = getattr(socket, "MSG_MORE", 0)  # Linux; elsewhere a packet more
 _POLLRDHUP = getattr(select, "POLLRDHUP", 0)
 
 # Native threads must not meet gevent's poll, which needs the hub.
@@ -116,13 +114,6 @@ class Channel:
         """How files are sent, for metrics."""
         return "pieces" if self._file_fd is None else "sendfile"
 
-    def write(self, data: bytes, *, more: bool) -> None:
-        """Send a few bytes of framing; ``more`` follows at once. Raises ClientGone."""
-        try:
-            self._socket.sendall(data, _MSG_MORE if more else 0)
-        except OSError as error:
-            raise ClientGone from error
-
     def send(self, offset: int, count: int) -> int:
         """Send some of ``count`` bytes at ``offset``, one job's worth at most; return how many.
 
@@ -130,11 +121,24 @@ class Channel:
         have passed. Raises ClientGone, FileTooShort, and OSError or
         StorageUnavailable where the file cannot be read.
         """
+        if self._file_fd is None:
+            return self._send_piece(offset, count)
         if self._full and not self._wait():
             return 0
-        if self._file_fd is not None:
-            return self._sendfile(self._file_fd, offset, count)
-        return self._send_piece(offset, count)
+        return self._sendfile(self._file_fd, offset, count)
+
+    def put(self, data: bytes | memoryview) -> int:
+        """Send some of ``data``; return how many bytes. Waits and raises as ``send`` does."""
+        if self._full and not self._wait():
+            return 0
+        try:
+            sent = os.write(self._fd, data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise ClientGone from error
+        self._full = sent < len(data)
+        return sent
 
     def _wait(self) -> bool:
         """Wait until the socket takes bytes; False if it does not within TURN_SECONDS."""
@@ -172,13 +176,7 @@ class Channel:
             self._piece = memoryview(send_pool.run(lambda: read_at(self._file, offset, wanted)))
             if not self._piece:
                 raise FileTooShort
-        try:
-            sent = os.write(self._fd, self._piece)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise ClientGone from error
-        self._full = sent < len(self._piece)
+        sent = self.put(self._piece)
         self._piece = self._piece[sent:]
         return sent
 

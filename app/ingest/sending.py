@@ -110,11 +110,13 @@ class FileSender:
         metrics.active_downloads.inc()
         metrics.downloads_total.labels(self._channel.way if self._channel else "wsgi").inc()
         try:
+            self._reset_when_closed(self._ended_by_close)
             if self._channel is None:
                 yield from self._pieces()
             else:
                 yield b""  # gunicorn sends the head; what follows goes past it
                 self._send(self._channel)
+            self._reset_when_closed(False)
             self._outcome = "whole"
         except ClientGone:
             self._break_off("gone")
@@ -141,12 +143,17 @@ class FileSender:
         """Send everything through the socket, framed as gunicorn's headers have announced."""
         while (limit := self._limit()) > self._position:
             if self._chunked:  # RFC 9112 section 7.1
-                channel.write(b"%X\r\n" % (limit - self._position), more=True)
+                self._frame(channel, b"%X\r\n" % (limit - self._position))
             while self._position < limit:
                 self._look()
                 self._moved(channel.send(self._position, limit - self._position))
             if self._chunked:
-                channel.write(b"\r\n", more=False)
+                self._frame(channel, b"\r\n")
+
+    def _frame(self, channel: Channel, data: bytes) -> None:
+        while data:
+            self._look()
+            data = data[channel.put(data) :]
 
     def _pieces(self) -> Iterator[bytes]:
         """Yield everything in pieces, which WSGI frames."""
@@ -195,12 +202,14 @@ class FileSender:
             self._grew_at = time.monotonic()
             metrics.sent_bytes_total.labels(self._supply.protocol).inc(count)
 
+    def _reset_when_closed(self, reset: bool) -> None:
+        """Where a connection's end is the file's: let it end badly, even if we are killed."""
+        if self._ended_by_close and self._socket is not None:
+            linger = struct.pack("ii", reset, 0)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
     def _break_off(self, outcome: str) -> NoReturn:
         """End the connection so that the client sees that something is missing."""
         self._outcome = outcome
-        if self._ended_by_close and self._socket is not None:
-            # Its end would look like the file's: reset it instead.
-            linger = struct.pack("ii", 1, 0)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         # gunicorn closes the connection at this error, without a word in the log.
         raise ConnectionResetError(errno.ECONNRESET, f"download broken off: {outcome}")

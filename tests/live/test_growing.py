@@ -193,6 +193,21 @@ def test_a_file_broken_off_does_not_look_whole_to_http_1_0(growing: Appended) ->
             connection.sock.recv(1)
 
 
+def test_a_server_that_is_killed_does_not_make_a_file_look_whole_to_http_1_0(
+    start_server: StartServer,
+) -> None:
+    server = start_server()
+    with Appended.create(server, None) as upload, reader(server) as connection:
+        upload.append(b"some", at=0)
+        connection.sock.sendall(get_head(upload.id, version="1.0"))
+        received = b""
+        while not received.endswith(b"\r\n\r\nsome"):
+            received += connection.sock.recv(MIB)
+        server.kill()
+        with pytest.raises(ConnectionResetError):
+            connection.sock.recv(1)
+
+
 def test_a_whole_file_ends_well_for_http_1_0(growing: Appended, content: Content) -> None:
     data = content(MIB)
     with reader(growing.server) as connection:

@@ -23,6 +23,7 @@ RUNS = {
         "test_transactions.py",
         "test_leases.py",
         "test_parts_ledger.py",
+        "test_watching.py",
         "test_webhooks.py",
         "test_runner.py",
     ],
