@@ -53,6 +53,18 @@ def test_chunks_follow_each_other(tus_js: TusJs, server: Server, file: MakeFile)
     assert_stored(server, url, sent)
 
 
+def test_parallel_uploads_become_one_file(tus_js: TusJs, server: Server, file: MakeFile) -> None:
+    sent = file("parallel.bin", 7 * MIB + 1)
+    url = tus_js.upload(
+        f"{server.url}/files/", sent, parallelUploads=3, metadata={"filename": sent.name}
+    )
+    assert sorted(tus_js.requests) == ["PATCH 0"] * 3 + ["POST"] * 4
+    assert tus_js.requests[-1] == "POST"
+    assert_stored(server, url, sent)
+    assert metadata(server, url) == {"filename": sent.name}
+    assert head(server, url).headers["Upload-Concat"].startswith("final;")
+
+
 @pytest.mark.parametrize(
     ("tus_js", "size"),
     [
@@ -137,6 +149,25 @@ def test_an_upload_goes_on_at_its_url(
     tus_js.start_anew()
     assert tus_js.upload(f"{network.url}/files/", sent, uploadUrl=url, **options) == url
     assert _goes_on(tus_js.requests[2:])
+    assert_stored(server, url, sent)
+
+
+def test_aborted_parallel_uploads_are_found_again(
+    tus_js: TusJs, server: Server, network: Network, file: MakeFile
+) -> None:
+    sent = file("parts.bin", 9 * MIB)
+    options = {
+        "parallelUploads": 2,
+        "metadata": {"filename": sent.name},
+        "retryDelays": RETRY_DELAYS,
+    }
+    _start_and_abort_midway(tus_js, network, sent, **options)
+    before = len(tus_js.requests)
+    tus_js.start_anew()
+    url = tus_js.upload(f"{network.url}/files/", sent, resume=True, **options)
+    again = tus_js.requests[before:]
+    assert again.count("HEAD") >= 2
+    assert again.count("POST") == 1, "a partial upload was made again"
     assert_stored(server, url, sent)
 
 
