@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 from bench.control import ControlRow
 from bench.loads import Durability, make_load, parse_loads
@@ -10,6 +11,7 @@ from bench.peers.native import NativeParts
 from bench.peers.nginx import Nginx
 from bench.peers.pump import UnhashedPump
 from bench.peers.reading import LonghaulGrowing, LonghaulReading
+from bench.peers.resumable import ResumableForm, ResumableOctet
 from bench.peers.tus import LonghaulTus, LonghaulTusChecksum
 from bench.peers.tus_node import TusNode
 from bench.peers.tusd import Tusd
@@ -22,6 +24,8 @@ HASHING_SHARE = 0.85
 READING_SHARE = 0.8
 #: Seconds in which an upload of 1 TiB is created, or its status told.
 CONTROL_SECONDS = 1.0
+#: Share of nginx's speed that Resumable chunks reach under strict durability, by load.
+RESUMABLE_SHARES = {"10x4": 0.8, "1x4": 1 / 3}
 
 _BODY_MIB, _CONNECTIONS = 50, 4
 
@@ -42,6 +46,7 @@ def verdicts(
     found += _hashing_verdicts(rows, max(hash_rates), cores, scale)
     found += _tus_verdicts(rows, scale)
     found += _reading_verdicts(rows, scale)
+    found += _resumable_verdicts(rows, scale)
     found += (
         Verdict(
             f"{row.call}: under {CONTROL_SECONDS:.0f} s",
@@ -103,6 +108,18 @@ def _reading_verdicts(rows: Sequence[Row], scale: float) -> Iterator[Verdict]:
             ratio = None if row is None else ratio_to(Nginx.name, row, rows)
             measured = "-" if ratio is None else f"{ratio:.2f} x"
             yield Verdict(goal, measured, None if ratio is None else ratio >= READING_SHARE)
+
+
+def _resumable_verdicts(rows: Sequence[Row], scale: float) -> Iterator[Verdict]:
+    for peer, (text, share) in product((ResumableForm, ResumableOctet), RESUMABLE_SHARES.items()):
+        (load,) = parse_loads([text], scale)
+        goal = f"{load.label} strict, {peer.name}: {share:.2f} x nginx + 1 fdatasync a file"
+        row = find_row(rows, peer.name, Durability.STRICT, load)
+        ratio = None if row is None else ratio_to(Nginx.name, row, rows)
+        if ratio is None:
+            yield Verdict(goal, "-", None)
+        else:
+            yield Verdict(goal, f"{ratio:.2f} x", ratio >= share)
 
 
 def _ahead(goal: str, row: Row | None, others: Sequence[str], rows: Sequence[Row]) -> Verdict:

@@ -98,3 +98,6 @@ TUS_LOADS: Sequence[str] = ("50x1", "50x4", "5x1", "5x4")
 
 #: Files that are read back.
 READ_LOADS: Sequence[str] = ("50x1", "50x4", "500x1", "500x4")
+
+#: What Resumable.js clients send: chunks of the default size, and of a usual larger one.
+RESUMABLE_LOADS: Sequence[str] = ("10x4", "1x4")

@@ -9,6 +9,7 @@ from bench.peers.nginx import Nginx, NginxSmallBuffer
 from bench.peers.plain_flask import PlainFlask
 from bench.peers.pump import UnhashedPump
 from bench.peers.reading import LonghaulGrowing, LonghaulReading, NginxReading
+from bench.peers.resumable import ResumableForm, ResumableOctet
 from bench.peers.sink import Sink
 from bench.peers.tus import LonghaulTus, LonghaulTusChecksum
 from bench.peers.tus_node import TusNode
@@ -21,6 +22,8 @@ ALL: tuple[Peer, ...] = (
     PlainFlask(Durability.RELAXED),
     UnhashedPump(Durability.RELAXED),
     NativeParts(Durability.RELAXED),
+    ResumableOctet(Durability.RELAXED),
+    ResumableForm(Durability.RELAXED),
     TusNode(Durability.RELAXED),
     Tusd(Durability.RELAXED),
     LonghaulTus(Durability.RELAXED),
@@ -29,6 +32,8 @@ ALL: tuple[Peer, ...] = (
     PlainFlask(Durability.STRICT),
     UnhashedPump(Durability.STRICT),
     NativeParts(Durability.STRICT),
+    ResumableOctet(Durability.STRICT),
+    ResumableForm(Durability.STRICT),
     TusNode(Durability.STRICT),
     Tusd(Durability.STRICT),
     LonghaulTus(Durability.STRICT),

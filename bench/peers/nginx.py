@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.client import Transfer, put_head
-from bench.loads import Durability, Load
-from bench.peers.base import WORKERS, Peer, Served, check_files
+from bench.loads import DEFAULT_LOADS, RESUMABLE_LOADS, TUS_LOADS, Durability, Load
+from bench.peers.base import NEVER_SYNCS, WORKERS, Peer, Served, check_files
 from bench.procs import free_port, running
 from bench.source import Source
 
@@ -52,6 +52,8 @@ class Nginx(Peer):
     """nginx with a body buffer of 1 MiB, the size that all other receivers write in."""
 
     name = NGINX
+    remark = NEVER_SYNCS
+    loads = tuple(dict.fromkeys((*DEFAULT_LOADS, *TUS_LOADS, *RESUMABLE_LOADS)))
     buffer = "1m"
 
     def missing(self) -> str | None:
