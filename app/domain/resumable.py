@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 
+from app.domain.media_types import media_type
 from app.domain.parts import Geometry
 from app.errors import InvalidField, MalformedRequest
 
@@ -142,7 +143,7 @@ class FieldCollector:
             identifier=self._identifier(),
             filename=self._text(Field.FILENAME),
             relative_path=self._values.get(Field.RELATIVE_PATH) or None,
-            content_type=self._values.get(Field.TYPE) or body_type,
+            content_type=media_type(self._values.get(Field.TYPE) or body_type),
             current_chunk_size=self._optional_integer(Field.CURRENT_CHUNK_SIZE),
             total_chunks=self._optional_integer(Field.TOTAL_CHUNKS),
         )

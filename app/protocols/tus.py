@@ -17,6 +17,7 @@ from werkzeug.exceptions import MethodNotAllowed
 from app import metrics
 from app.domain.access import Principal
 from app.domain.checksums import ALGORITHMS
+from app.domain.media_types import media_type
 from app.errors import (
     MalformedRequest,
     NotAppendable,
@@ -212,7 +213,7 @@ def _wish(principal: Principal, length: int | None, concat: str | None) -> Wish:
         filename=fields.metadata_text(metadata, "filename", "name") or DEFAULT_FILENAME,
         length=length,
         directory=principal.directory,
-        content_type=fields.media_type(fields.metadata_text(metadata, "filetype", "type")),
+        content_type=media_type(fields.metadata_text(metadata, "filetype", "type")),
         max_bytes=principal.max_bytes,
         metadata=fields.metadata_json(metadata),
         concat=concat,

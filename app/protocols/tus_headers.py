@@ -33,11 +33,6 @@ _BLANKS = " \t"
 #: RFC 3986: where an URL's path ends.
 _QUERY_OR_FRAGMENT = re.compile(r"[?#].*")
 
-#: RFC 9110 section 8.3.1, without comments and the like; longer than any real one.
-_MEDIA_TYPE = re.compile(
-    r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}(?:\s*;\s*[\x21-\x7e ]{1,200})?"
-)
-
 
 def require_version(header: str | None) -> None:
     """Every request but OPTIONS names the version it speaks; another one gets 412.
@@ -118,11 +113,6 @@ def metadata_text(metadata: Mapping[str, bytes], *keys: str) -> str | None:
 def metadata_json(metadata: Mapping[str, bytes]) -> dict[str, str]:
     """Return metadata as it can be kept in JSON: text, where it is none its base64."""
     return {key: _text_or_base64(value) for key, value in metadata.items()}
-
-
-def media_type(text: str | None) -> str | None:
-    """Return a content type if it is one, None otherwise: it is a hint, not worth a refusal."""
-    return text if text is not None and _MEDIA_TYPE.fullmatch(text) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from app.protocols.tus_headers import (
     MAX_BYTES,
     Concat,
     announces_checksum,
-    media_type,
     metadata_json,
     metadata_text,
     parse_checksum,
@@ -184,18 +183,6 @@ def test_a_name_that_is_no_text_is_refused() -> None:
 
 def test_metadata_is_kept_as_text_or_as_base64() -> None:
     assert metadata_json({"a": "\u00e4".encode(), "b": b"\xff"}) == {"a": "\u00e4", "b": "/w=="}
-
-
-@pytest.mark.parametrize("text", ["video/mp4", "text/plain; charset=utf-8", "application/x.a+json"])
-def test_a_media_type_is_kept(text: str) -> None:
-    assert media_type(text) == text
-
-
-@pytest.mark.parametrize(
-    "text", [None, "", "video", "a/b/c", "text/html\r\nX: y", "text/pl ain", "/", "a/" + "b" * 200]
-)
-def test_what_is_no_media_type_is_ignored(text: str | None) -> None:
-    assert media_type(text) is None
 
 
 # ---- Upload-Concat ----------------------------------------------------------
