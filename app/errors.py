@@ -6,6 +6,7 @@
     │   ├── InvalidName         a client's file name is hostile
     │   ├── MalformedRequest    syntax: JSON, headers, encodings
     │   ├── PartSizeMismatch    the body is not as long as the part
+    │   ├── PartCountMismatch   the file is being sent in another number of parts
     │   ├── DigestMismatch      the body is not what its digest says
     │   ├── PartConflict        the part is stored already, with other bytes
     │   ├── PartsMissing        complete was asked for too early
@@ -99,6 +100,11 @@ class PartSizeMismatch(RequestRefused):
     def __init__(self, expected_bytes: int, got_bytes: int | str) -> None:
         super().__init__(f"Part size mismatch: expected {expected_bytes}, got {got_bytes}")
         self.expected_bytes = expected_bytes
+
+
+class PartCountMismatch(RequestRefused):
+    code = "part_count_mismatch"
+    text = "This file is being sent in another number of parts"
 
 
 class DigestMismatch(RequestRefused):

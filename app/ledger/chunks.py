@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import BigInteger, Connection, Executable, bindparam, delete, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Executable,
+    Integer,
+    bindparam,
+    delete,
+    exists,
+    select,
+    update,
+)
 
 from app.domain.parts import word_and_mask
 from app.domain.states import GONE, State
-from app.errors import LeaseLost
+from app.errors import LeaseLost, PartCountMismatch
 from app.ledger.dialects import insert
 from app.ledger.leases import CREATE, Lease, Leases
 from app.ledger.models import aliases, bitmap, receipts, uploads
@@ -43,6 +53,22 @@ _CLEAR_BIT = (
         bitmap.c.bits.op("&")(_MASK) != 0,
     )
     .values(bits=bitmap.c.bits - _MASK)
+)
+_RECUT = (
+    update(uploads)
+    .where(
+        uploads.c.id == bindparam("cut_id"),
+        uploads.c.state == State.OPEN,
+        uploads.c.part_count == bindparam("old_count"),
+        # Whoever records a part meanwhile changes this, and locks the row.
+        uploads.c.received == bindparam("known_received"),
+        ~exists().where(
+            receipts.c.upload_id == uploads.c.id,
+            receipts.c.part >= bindparam("old_count", type_=Integer) - 1,
+        ),
+    )
+    .values(part_count=bindparam("new_count"))
+    .returning(*uploads.c)
 )
 _DELETE_RECEIPT = delete(receipts).where(
     receipts.c.upload_id == bindparam("receipt_upload_id"), receipts.c.part == bindparam("part")
@@ -111,6 +137,7 @@ class ChunkLedger:
         self,
         alias: AliasKey,
         index: int,
+        part_count: int | None,
         now_ms: int,
         grace_ms: int,
         monotonic: Callable[[], float],
@@ -119,7 +146,10 @@ class ChunkLedger:
 
         Other than ``PartLedger.claim`` it leases a part that has been received,
         too: it may be replaced. A receipt without a lease means that the upload
-        takes no parts any more. Raises IndexError where it has no such part.
+        takes no parts any more. ``part_count`` is what the client has told, if
+        it has: an upload that was made before anything told is cut anew, unless
+        its last part has come. Raises PartCountMismatch, and IndexError where
+        it has no such part.
         """
         claimed_at = monotonic()
 
@@ -127,6 +157,8 @@ class ChunkLedger:
             upload = _named(connection, alias)
             if upload is None or not _is_living(upload, now_ms, grace_ms):
                 return None
+            if part_count not in (None, upload.part_count):
+                upload = _recut(connection, upload, part_count)
             upload.geometry.span(index)  # raises IndexError
             if upload.state is not State.OPEN:
                 return PartClaim(upload, receipt=find_receipt(connection, upload.id, index)), None
@@ -171,6 +203,21 @@ class ChunkLedger:
 def _named(connection: Connection, alias: AliasKey) -> UploadRecord | None:
     row = connection.execute(_SELECT_NAMED, _names(alias)).first()
     return None if row is None else UploadRecord.from_row(row)
+
+
+def _recut(connection: Connection, upload: UploadRecord, part_count: int) -> UploadRecord:
+    """Cut the last part of an upload in two, if it has not come: all others stay as they are.
+
+    Raises PartCountMismatch.
+    """
+    assert upload.part_count is not None
+    row = None
+    if part_count == upload.part_count + 1:
+        cut = {"cut_id": upload.id, "old_count": upload.part_count, "new_count": part_count}
+        row = connection.execute(_RECUT, {**cut, "known_received": upload.received}).first()
+    if row is None:
+        raise PartCountMismatch
+    return UploadRecord.from_row(row)
 
 
 def _is_living(upload: UploadRecord, now_ms: int, grace_ms: int) -> bool:

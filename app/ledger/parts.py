@@ -9,9 +9,11 @@ from sqlalchemy import (
     BigInteger,
     Connection,
     Executable,
+    Integer,
     bindparam,
     case,
     delete,
+    func,
     select,
     update,
 )
@@ -39,9 +41,14 @@ PROLONG_MS = 60_000
 
 #: NULL, which nothing is less than, prolongs nothing.
 _PROLONGED_TO_MS = bindparam("prolonged_to_ms", type_=BigInteger)
+_CUT_INTO = bindparam("cut_into", type_=Integer)
 _COUNT_PART = (
     update(uploads)
-    .where(uploads.c.id == bindparam("counted_id"), uploads.c.state == State.OPEN)
+    .where(
+        uploads.c.id == bindparam("counted_id"),
+        uploads.c.state == State.OPEN,
+        uploads.c.part_count == func.coalesce(_CUT_INTO, uploads.c.part_count),
+    )
     .values(
         received=uploads.c.received + 1,
         progress_at_ms=bindparam("counted_at_ms"),
@@ -131,12 +138,14 @@ class PartLedger:
         receipt: ReceiptRecord,
         *,
         completes: bool = False,
+        cut_into: int | None = None,
         prolonged_to_ms: int | None = None,
     ) -> PartCommit:
         """Record a part whose bytes are durable: bit, count, receipt, and the lease's end.
 
         ``completes``: the last part moves the upload to finalizing, due at once;
-        else somebody has to ask for it. ``prolonged_to_ms``: the upload expires
+        else somebody has to ask for it. ``cut_into``: how many parts the upload
+        must have, if that may have changed. ``prolonged_to_ms``: the upload expires
         then if it would earlier (in steps of PROLONG_MS). Durable on return.
         Raises LeaseLost, UploadNotFound or UploadNotOpen, and then nothing is
         recorded.
@@ -149,6 +158,7 @@ class PartLedger:
                 {
                     "counted_id": upload_id,
                     "counted_at_ms": now_ms,
+                    "cut_into": cut_into,
                     "prolonged_to_ms": prolonged_to_ms,
                 },
             ).first()

@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 
 from app import metrics
 from app.domain.clock import Clock
-from app.domain.parts import Geometry
 from app.domain.states import State
 from app.errors import (
-    InvalidField,
     PartConflict,
     PartSizeMismatch,
     PartsLost,
@@ -87,6 +85,8 @@ class ChunkService:
         if found is None:
             return None
         upload, is_received = found
+        if chunk.part_count not in (None, upload.part_count):
+            return None  # cut in another way, a part of this number has other bytes
         if upload.state is State.FAILED:
             raise StorageFault(upload.error or "The file could not be finalized")
         return self._uploads.view(upload) if is_received else None
@@ -119,6 +119,7 @@ class ChunkService:
             claim = self._ledger.chunks.claim(
                 chunk.alias,
                 chunk.index,
+                chunk.part_count,
                 self._clock.now_ms(),
                 self._policy.grace_ms,
                 self._clock.monotonic,
@@ -127,22 +128,12 @@ class ChunkService:
                 self._uploads.creator.get_or_create(
                     chunk.protocol, chunk.alias.owner, chunk.wish, chunk.alias
                 )
-        try:
-            self._require_fit(chunk, body, claim.upload.geometry)
-        except Exception:
+        length = claim.upload.geometry.span(chunk.index).length
+        if body.length is not None and body.length != length:
             if claim.lease is not None:
                 self._ledger.leases.release(claim.lease)
-            raise
-        return claim
-
-    def _require_fit(self, chunk: Chunk, body: Body, geometry: Geometry) -> None:
-        if chunk.part_count not in (None, geometry.part_count):
-            raise InvalidField(
-                "TotalChunks", f"this file is being uploaded in {geometry.part_count} chunks"
-            )
-        length = geometry.span(chunk.index).length
-        if body.length is not None and body.length != length:
             raise PartSizeMismatch(length, body.length)
+        return claim
 
     def _store(
         self,
@@ -177,6 +168,7 @@ class ChunkService:
             lease,
             ReceiptRecord(index, span.length, None, storage_receipt, now_ms),
             completes=True,
+            cut_into=upload.part_count,
             prolonged_to_ms=now_ms + self._policy.ttl_ms,
         )
         metrics.received_bytes_total.labels(upload.protocol).inc(span.length)
@@ -193,7 +185,7 @@ class ChunkService:
             with self._comparison([staged.staging_key], span.offset) as comparison:
                 try:
                     transfer = self._transfers.receive(
-                        upload, body, comparison, span.length, lease=lease
+                        upload, body, comparison, span.length, lease=lease, is_writer=False
                     )
                     require_whole(transfer, span.length, body)
                     return upload_view(upload, None)
@@ -218,7 +210,7 @@ class ChunkService:
         with self._comparison(keys, span.offset) as comparison:
             try:
                 transfer = self._transfers.receive(
-                    upload, body, comparison, span.length, lease=None
+                    upload, body, comparison, span.length, lease=None, is_writer=False
                 )
             except OtherBytes:
                 raise PartConflict(OTHER_BYTES) from None

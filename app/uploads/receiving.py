@@ -115,7 +115,7 @@ class PartReceiver:
         length = upload.geometry.span(receipt.part).length
         sha256 = hashlib.sha256()
         transfer = self._transfers.receive(
-            upload, body, _Nowhere(), length, lease=None, hasher=sha256
+            upload, body, _Nowhere(), length, lease=None, hasher=sha256, is_writer=False
         )
         require_whole(transfer, length, body)
         if digest is not None and digest != sha256.digest():

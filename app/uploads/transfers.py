@@ -91,11 +91,13 @@ class Transfers:
         *,
         lease: Lease | None,
         hasher: Hasher | None = None,
+        is_writer: bool = True,
     ) -> Transfer:
         """Move a body of ``upload`` into ``sink``, at most ``limit_bytes`` of it; see ``pump``.
 
         It stops when this process does, and as soon as ``lease`` is not to be
-        relied on any more or somebody wants it more.
+        relied on any more or somebody wants it more. A sink that is not the
+        storage's writer is always called in native threads.
         """
         capabilities = self._storage.capabilities_of(upload.root_id)
         return pump(
@@ -105,7 +107,7 @@ class Transfers:
             idle_timeout_seconds=self._policy.body_idle_timeout_seconds,
             hasher=hasher,
             guard=self._drain.guard_part if lease is None else self._guard(lease),
-            native_writes=capabilities.native_thread_writes,
+            native_writes=capabilities.native_thread_writes or not is_writer,
         )
 
     def run(self, pool: NativePool, upload: UploadRecord, work: Callable[[], T]) -> T:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from threading import Barrier, Thread
 
 import pytest
 
 from app.domain.states import TRANSITIONS, State, check
 from app.errors import (
     LeaseLost,
-    LonghaulError,
     PartsMissing,
     StorageFull,
     UploadLocked,
@@ -26,6 +24,7 @@ from app.uploads.staging import WAIT_SECONDS, staged_object
 from tests.harness.clock import FakeClock
 from tests.harness.databases import Database
 from tests.harness.peer import Peer
+from tests.harness.races import at_once
 from tests.harness.rig import PART_BYTES, TTL_SECONDS, Rig
 
 ENDED = [State.CANCELLED, State.EXPIRED, State.DELETED]
@@ -62,26 +61,6 @@ def create(
     return rig.ledger.uploads.create(
         new(rig, upload_id, length), room_bytes=room_bytes, monotonic=rig.clock.monotonic
     )
-
-
-def at_once(*deeds: Callable[[], object]) -> list[object]:
-    """Do all at the same moment in threads; return results, or the names of errors."""
-    barrier = Barrier(len(deeds))
-    outcomes: list[object] = [None] * len(deeds)
-
-    def do(number: int) -> None:
-        barrier.wait()
-        try:
-            outcomes[number] = deeds[number]()
-        except LonghaulError as error:
-            outcomes[number] = type(error).__name__
-
-    threads = [Thread(target=do, args=(number,)) for number in range(len(deeds))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return outcomes
 
 
 # Creating
