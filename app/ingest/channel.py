@@ -26,8 +26,12 @@ JOB_SECONDS = 0.25
 #: How long a job waits for a fast reader to take more before it gives the thread back.
 LINGER_MILLISECONDS = 2
 
-#: Read at a time where the file does not go by sendfile.
-PIECE_BYTES = 1024 * 1024
+#: Read at a time of a file without a descriptor: what the client takes in about
+#: PIECE_SECONDS, within these bounds. So a thousand slow readers hold little
+#: memory, and a fast one makes few round trips to the other server.
+SMALLEST_PIECE_BYTES = 256 * 1024
+LARGEST_PIECE_BYTES = 4 * 1024 * 1024
+PIECE_SECONDS = 0.5
 
 #: How long a greenlet waits for the socket before clocks and stop flags are looked at.
 TURN_SECONDS = 1.0
@@ -101,11 +105,12 @@ class Channel:
     """
 
     def __init__(self, sock: gevent.socket.socket, file: BinaryIO) -> None:
-        self._socket = sock
         self._fd = sock.fileno()
         self._file = file
         self._file_fd = _descriptor(file)
         self._piece = memoryview(b"")
+        self._piece_bytes = SMALLEST_PIECE_BYTES
+        self._piece_began_at = 0.0
         self._full = False
         self._lingers = True
 
@@ -121,16 +126,19 @@ class Channel:
         have passed. Raises ClientGone, FileTooShort, and OSError or
         StorageUnavailable where the file cannot be read.
         """
-        if self._file_fd is None:
-            return self._send_piece(offset, count)
         if self._full and not self._wait():
             return 0
+        if self._file_fd is None:
+            return self._send_piece(offset, count)
         return self._sendfile(self._file_fd, offset, count)
 
     def put(self, data: bytes | memoryview) -> int:
         """Send some of ``data``; return how many bytes. Waits and raises as ``send`` does."""
         if self._full and not self._wait():
             return 0
+        return self._put(data)
+
+    def _put(self, data: bytes | memoryview) -> int:
         try:
             sent = os.write(self._fd, data)
         except BlockingIOError:
@@ -172,12 +180,17 @@ class Channel:
     def _send_piece(self, offset: int, count: int) -> int:
         """Send some of a file that is read by Python code; what is left of a piece waits here."""
         if not self._piece:
-            wanted = min(PIECE_BYTES, count)
+            wanted = min(self._piece_bytes, count)
             self._piece = memoryview(send_pool.run(lambda: read_at(self._file, offset, wanted)))
             if not self._piece:
                 raise FileTooShort
-        sent = self.put(self._piece)
+            self._piece_began_at = time.monotonic()
+        sent = self._put(self._piece)
         self._piece = self._piece[sent:]
+        if not self._piece:
+            fast = time.monotonic() - self._piece_began_at <= PIECE_SECONDS
+            fitting = self._piece_bytes * 2 if fast else self._piece_bytes // 2
+            self._piece_bytes = min(max(fitting, SMALLEST_PIECE_BYTES), LARGEST_PIECE_BYTES)
         return sent
 
 

@@ -31,7 +31,6 @@ from app import metrics
 from app.errors import LonghaulError, ShuttingDown
 from app.ingest.body import WSGIEnvironment
 from app.ingest.channel import (
-    PIECE_BYTES,
     Channel,
     ClientGone,
     FileTooShort,
@@ -51,7 +50,9 @@ GROWTH_LOOK_SECONDS = 0.25
 #: than the time within which a running upload records what it has.
 DRAIN_STALL_SECONDS = 6.0
 
-#: Handed to WSGI at a time: a slow reader under TLS is looked after once for each.
+#: Read, and handed to WSGI, at a time: a slow reader under TLS is looked after
+#: once for each of the latter.
+READ_BYTES = 1024 * 1024
 STREAM_BYTES = 64 * 1024
 
 
@@ -158,7 +159,7 @@ class FileSender:
     def _pieces(self) -> Iterator[bytes]:
         """Yield everything in pieces, which WSGI frames."""
         while (limit := self._limit()) > self._position:
-            wanted = min(PIECE_BYTES, limit - self._position)
+            wanted = min(READ_BYTES, limit - self._position)
             data = send_pool.run(lambda: read_at(self._supply.file, self._position, wanted))  # noqa: B023
             if not data:
                 raise FileTooShort

@@ -153,6 +153,32 @@ def test_a_disk_that_fails_is_not_taken_for_a_client(
         Channel(sockets[0], local).send(0, 1)
 
 
+def test_pieces_are_as_large_as_the_client_is_fast(
+    sockets: Sockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    class Asked(io.RawIOBase):
+        def seek(self, offset: int, whence: int = 0) -> int:
+            return offset
+
+        def read(self, size: int = -1) -> bytes:
+            asked.append(size)
+            return bytes(size)
+
+    server, client = sockets
+    file: Any = Asked()
+    channel, taking = Channel(server, file), gevent.spawn(take_all, client)
+    send_all(channel, 0, 16 * MIB)
+    assert asked[:6] == [MIB // 4, MIB // 2, MIB, 2 * MIB, 4 * MIB, 4 * MIB]
+    monkeypatch.setattr(channels, "PIECE_SECONDS", -1)  # from now on it is slow
+    asked.clear()
+    send_all(channel, 0, 16 * MIB)
+    assert asked[1:6] == [2 * MIB, MIB, MIB // 2, MIB // 4, MIB // 4]
+    server.shutdown(socket.SHUT_WR)
+    taking.get()
+
+
 def test_a_job_of_a_fast_reader_ends_after_its_share(
     sockets: Sockets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
