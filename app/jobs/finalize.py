@@ -112,8 +112,7 @@ class Finalizer:
         with ProgressRecorder(self._ledger.finalizing, lease) as progress:
             if upload.concat == FINAL:
                 self._join(upload, staged, lease, progress)
-            if not self._is_published(staged):
-                self._verify(upload, lease, progress)
+            self._verify(upload, lease, progress)
             final_key = self._publish(staged, lease, progress)
         self._ledger.finalizing.finish(
             upload, lease, final_key, self._payload(upload, final_key), self._clock.now_ms()
@@ -123,6 +122,8 @@ class Finalizer:
     def _require_full(self, upload: UploadRecord) -> None:
         if upload.concat == FINAL:
             return  # has no bytes of its own
+        if upload.staging_key is None:
+            raise PartsLost
         if upload.part_count is None:
             if not upload.is_full:
                 raise PartsLost
@@ -176,26 +177,24 @@ class Finalizer:
             return False
         return True
 
-    def _is_published(self, staged: StagedObject) -> bool:
-        """Tell whether a crash came after publishing: then there is nothing left to verify."""
-        if staged.staging_key is None:
-            raise PartsLost
-        return not self._exists(staged.staging_key)  # or lost: publish tells
-
     def _verify(self, upload: UploadRecord, lease: Lease, progress: ProgressRecorder) -> None:
         """Compare the whole file's SHA-256 with the promised one, if one was promised.
 
         What lies beyond the length was never acknowledged: publishing cuts it off.
+        Where nothing is staged any more a crash came after publishing, or the
+        bytes are lost: publishing again tells.
         """
         if upload.checksum_sha256 is None:
             return
         assert upload.staging_key is not None
+        if not self._storage.capabilities_of(upload.root_id).readable_staging:
+            raise StorageFault("This file's promised checksum cannot be verified on its storage")
         sha256, hashed_bytes, length = hashlib.sha256(), 0, upload.length or 0
         buffer = memoryview(bytearray(_READ_BYTES))
         try:
             source = self._storage.open(upload.staging_key)
-        except FileNotFoundError as error:
-            raise PartsLost from error
+        except FileNotFoundError:
+            return
 
         def hash_some() -> int:
             done = 0

@@ -37,7 +37,8 @@ class Capabilities:
     ``random_writes``: parts may be of any size and come in any order.
     ``native_thread_writes``: ``PartWriter.write`` may be called from a native
     thread that must not touch gevent; otherwise it is called in a greenlet.
-    ``readable_staging``: bytes of unfinished uploads can be read back.
+    ``readable_staging``: bytes of unfinished uploads can be read back; without
+    it ``open`` does not find them, and ``stat`` counts the bytes stored so far.
     ``concatenation``: staged objects can be joined without moving their bytes
     through this process.
     """
@@ -70,7 +71,8 @@ class StagedObject:
 
     ``length`` in bytes is None while it is deferred. ``staging_key`` is what
     ``create`` returned, None before. ``root_id`` names the root (disk, share,
-    bucket) the bytes are on. ``target_key`` is relative to the storage root.
+    bucket) the bytes are on. ``target_key`` is relative to the storage root; it
+    is this upload's alone and stays as it was when the object was created.
     ``content_type`` is kept with the final object where the storage can.
     """
 
@@ -112,8 +114,8 @@ class PartWriter(ABC):
         """Store all of ``buffer`` behind what was written before.
 
         The buffer belongs to the caller and is reused after the call. The
-        caller never writes past the part's length. Raises StorageFull or
-        StorageUnavailable.
+        caller never writes past the part's length. Raises StorageFull,
+        StorageUnavailable, or PartsLost as ``commit`` does.
         """
 
     @abstractmethod
@@ -166,7 +168,10 @@ class Storage(ABC):
         return frozenset({self.root_id})
 
     def root_for(self, arrival: Arrival) -> str:
-        """Return the id of the root on which an upload is to be staged."""
+        """Return the id of the root on which an upload is to be staged.
+
+        One whose checksum will be compared gets a root with ``readable_staging``.
+        """
         return self.root_id
 
     def reaches_final(self, root_id: str) -> bool:
@@ -192,8 +197,8 @@ class Storage(ABC):
         """Open the staged object for ``length`` bytes at ``offset`` (part ``index``).
 
         ``length`` None: until the end of an object of unknown length. Never
-        creates the object: raises PartsLost where it has vanished, WrongRoot
-        where it lies on another root.
+        creates the object: raises PartsLost where it has vanished, or leaves that
+        to the writer; WrongRoot where it lies on another root.
         """
 
     @abstractmethod
