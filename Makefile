@@ -15,13 +15,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 # Newer than the pins as long as the environment is up to date.
 RUN_STAMP := $(VENV)/.run-$(EXTRAS)
 TEST_STAMP := $(VENV)/.test
+LOCALSTACK_STAMP := .localstack/.made
 NODE_STAMP := node_modules/.test
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test lint bench clean
+.PHONY: help run dev test lint localstack bench clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(RUN_STAMP) ## Serve on port 3000: environment, secrets, tables and all
 	@$(BIN)/python deploy/serve $(ARGS)
@@ -37,11 +38,13 @@ lint: $(TEST_STAMP) ## Check style, format and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy --strict app
 
+localstack: $(LOCALSTACK_STAMP) ## Install LocalStack, an S3 server that tests want
+
 bench: $(TEST_STAMP) ## Measure Longhaul and its peers on this machine
 	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## Remove the environment and caches; uploads, ledger and .env stay
-	rm -rf $(VENV) node_modules bench/node/node_modules bench/go .pytest_cache .mypy_cache .ruff_cache .hypothesis build longhaul.egg-info
+	rm -rf $(VENV) .localstack node_modules bench/node/node_modules bench/go .pytest_cache .mypy_cache .ruff_cache .hypothesis build longhaul.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN_STAMP): $(PINS)
@@ -53,7 +56,7 @@ $(RUN_STAMP): $(PINS)
 $(TEST_STAMP): $(PINS)
 	@sh deploy/environment "$(PYTHON)" $(VENV)
 	@echo "Installing into $(VENV), with what tests need ..."
-	@$(INSTALL) --editable '.[test,postgres,smb]'
+	@$(INSTALL) --editable '.[test,postgres,smb,s3]'
 	@touch $(VENV)/.run- $@
 
 # Only tests need it, and only those with browsers and clients in JavaScript.
@@ -64,3 +67,10 @@ $(NODE_STAMP): package.json package-lock.json
 	else \
 		echo "npm is not installed: tests with browsers and JavaScript clients are left out"; \
 	fi
+
+# It wants older libraries than ours, so it has an environment of its own.
+$(LOCALSTACK_STAMP): tests/harness/localstack.txt
+	@sh deploy/environment "$(PYTHON)" .localstack
+	@echo "Installing into .localstack ..."
+	@.localstack/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -11,11 +12,18 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
+from tests.harness import ceph as ceph_server
+from tests.harness import localstack as localstack_server
 from tests.harness.browser import chromium
+from tests.harness.missing import lacking
 from tests.harness.native import Native
+from tests.harness.s3 import S3Server
 from tests.harness.samba import Samba, new_samba
 from tests.harness.server import Server
 from tests.harness.tus import Tus
+
+#: Where a gateway runs already, for tests that run tests in another process.
+CEPH_PORT = "LONGHAUL_TESTS_CEPH_PORT"
 
 StartServer = Callable[..., Server]
 
@@ -106,6 +114,35 @@ def page(browser: Browser) -> Iterator[Page]:
     yield opened
     context.close()
     assert not errors, "\n".join(errors)
+
+
+@pytest.fixture(scope="session")
+def ceph() -> Iterator[S3Server]:
+    """Ceph's S3 gateway; where it is not installed: skip here, fail in CI."""
+    if port := os.environ.get(CEPH_PORT):
+        yield ceph_server.Ceph(int(port))
+        return
+    if missing := ceph_server.missing_program():
+        lacking(f"{missing} is not installed (Debian: apt-get install radosgw ceph-mon ceph-osd)")
+    started = ceph_server.Ceph()
+    try:
+        started.start()
+        yield started
+    finally:
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def localstack() -> Iterator[S3Server]:
+    """LocalStack's S3; where it is not installed: skip here, fail in CI."""
+    if not localstack_server.PYTHON.exists():
+        lacking("LocalStack is not installed (make localstack)")
+    started = localstack_server.LocalStack()
+    try:
+        started.start()
+        yield started
+    finally:
+        started.close()
 
 
 @pytest.fixture

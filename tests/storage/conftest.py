@@ -15,6 +15,7 @@ import sys
 import tempfile
 import uuid
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +25,16 @@ import pytest
 import app
 from app.domain.names import parse_client_name, target_key
 from app.domain.parts import Geometry
-from app.storage.base import StagedObject, Storage
+from app.errors import PartsLost, StorageUnavailable
+from app.storage.base import Arrival, Progress, StagedObject, Storage
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage
+from app.storage.s3 import MIN_PART_BYTES, S3Storage
 from app.storage.smb import SmbStorage
 from app.storage.smb_login import Target
 from app.storage.smb_names import stored_name
 from app.storage.smb_share import Share
+from tests.harness.s3 import S3Server, stored
 from tests.harness.samba import Samba
 
 KIB = 1024
@@ -51,7 +55,16 @@ class Backend(ABC):
 
     #: Small enough to be quick, and no multiple of any block.
     part_bytes = 64 * KIB + 1
+    #: Whether uploads are such that their whole file's checksum will be compared.
+    verified = False
+    #: Whether of two that publish under one name at the same moment both may succeed.
+    may_replace = False
+    #: What ``commit`` raises where the object has vanished since the writer was opened.
+    vanished_meanwhile: tuple[type[Exception], ...] = (PartsLost,)
     storage: Storage
+
+    def __init__(self) -> None:
+        self._receipts: defaultdict[str, dict[int, str | None]] = defaultdict(dict)
 
     @abstractmethod
     def opened(self, instance_id: str = INSTANCE) -> Storage:
@@ -69,15 +82,24 @@ class Backend(ABC):
     def expected_location(self, key: str) -> str:
         """Return what ``location`` should say."""
 
-    def unstaged(self, length: int | None, name: str = "movie.mp4") -> StagedObject:
-        """Return a new upload that the storage has not heard of."""
+    def unstaged(
+        self, length: int | None, name: str = "movie.mp4", key: str | None = None
+    ) -> StagedObject:
+        """Return a new upload that the storage has not heard of; ``key``: its final key."""
         upload_id = str(uuid.uuid4())
-        key = target_key(upload_id, parse_client_name(name))
-        return StagedObject(upload_id, length, key, self.storage.root_id)
+        key = key or target_key(upload_id, parse_client_name(name))
+        if length is None:
+            arrival = Arrival(None, None, None, self.verified)
+        else:
+            cut = Geometry.of(length, self.part_bytes)
+            arrival = Arrival(length, cut.part_size, cut.part_count, self.verified)
+        return StagedObject(upload_id, length, key, self.storage.root_for(arrival))
 
-    def staged(self, length: int | None, name: str = "movie.mp4") -> StagedObject:
+    def staged(
+        self, length: int | None, name: str = "movie.mp4", key: str | None = None
+    ) -> StagedObject:
         """Return a new upload that has its staged object."""
-        unstaged = self.unstaged(length, name)
+        unstaged = self.unstaged(length, name, key)
         return replace(unstaged, staging_key=self.storage.create(unstaged))
 
     def put(
@@ -86,11 +108,13 @@ class Backend(ABC):
         """Write ``data`` as one part and return its receipt."""
         with self.storage.writer(staged, index, offset, len(data)) as writer:
             writer.write(memoryview(data))
-            return writer.commit(durable=True)
+            receipt = writer.commit(durable=True)
+        self._receipts[staged.upload_id][index] = receipt
+        return receipt
 
-    def filled(self, data: bytes, name: str = "movie.mp4") -> StagedObject:
+    def filled(self, data: bytes, name: str = "movie.mp4", key: str | None = None) -> StagedObject:
         """Return a new upload whose bytes are all there, in one part."""
-        staged = self.staged(len(data), name)
+        staged = self.staged(len(data), name, key)
         if data:
             self.put(staged, data)
         return staged
@@ -101,9 +125,16 @@ class Backend(ABC):
         data = content[span.offset : span.offset + span.length]
         return self.put(staged, data, index=index, offset=span.offset)
 
-    def publish(self, staged: StagedObject, receipts: dict[int, str | None] | None = None) -> str:
-        """Publish, without looking at progress."""
-        return self.storage.publish(staged, receipts or {0: None}, lambda done, total: None)
+    def publish(
+        self,
+        staged: StagedObject,
+        receipts: dict[int, str | None] | None = None,
+        storage: Storage | None = None,
+        on_progress: Progress = lambda done, total: None,
+    ) -> str:
+        """Publish, by default with the receipts that ``put`` got, through ``self.storage``."""
+        known = self._receipts[staged.upload_id] if receipts is None else receipts
+        return (storage or self.storage).publish(staged, known, on_progress)
 
     def read(self, key: str) -> bytes:
         """Return all bytes of an object."""
@@ -113,6 +144,7 @@ class Backend(ABC):
 
 class MemoryBackend(Backend):
     def __init__(self) -> None:
+        super().__init__()
         self.storage = MemoryStorage(instance_id=INSTANCE)
 
     def opened(self, instance_id: str = INSTANCE) -> Storage:
@@ -130,6 +162,7 @@ class MemoryBackend(Backend):
 
 class LocalBackend(Backend):
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.root = folder / "uploads"
         self._elsewhere = folder / "elsewhere"
         self.storage = LocalStorage(self.root, INSTANCE)
@@ -232,16 +265,90 @@ def open_descriptors() -> set[str]:
     return found
 
 
-BACKENDS = ["memory", "local", "smb"]
+class S3Backend(Backend):
+    """A bucket of a real server, and one of the two ways into it."""
+
+    def __init__(self, server: S3Server, folder: Path, way: str) -> None:
+        super().__init__()
+        self.server = server
+        self.verified = way == "staged"
+        if way == "direct":
+            self.part_bytes = MIN_PART_BYTES
+            self.may_replace = not server.conditional_complete
+            if not server.tells_of_aborts_meanwhile:  # an internal error; the next part tells
+                self.vanished_meanwhile = (PartsLost, StorageUnavailable)
+        self.client = server.client()
+        self.bucket = server.shared_bucket("conformance")
+        self.staging = folder / "staging"
+        self._folder = folder
+        self.storage = self.opened()
+
+    def opened(self, instance_id: str = INSTANCE, **changes: object) -> S3Storage:
+        return S3Storage(self.server.place(self.bucket, **changes), str(self.staging), instance_id)
+
+    def elsewhere(self) -> Storage:
+        place = self.server.place(self.server.shared_bucket("elsewhere"))
+        return S3Storage(place, str(self._folder / "elsewhere"), INSTANCE)
+
+    def leftovers(self) -> list[str]:
+        staged = [f"on disk: {path.name}" for path in self.staging.rglob("*.partial")]
+        objects = stored(self.client, self.bucket)
+        objects.remove(".staging/root-id")
+        if objects:
+            self.server.give_up_bucket("conformance")  # it would fail the next tests, too
+        return objects + staged
+
+    def expected_location(self, key: str) -> str:
+        return f"s3://{self.bucket}/{key}"
+
+
+BACKENDS = [
+    "memory",
+    "local",
+    "smb",
+    *(f"{server} {way}" for server in ("ceph", "localstack") for way in ("direct", "staged")),
+]
+
+#: Fixtures of tests that are not for the direct way: its parts have to be of one
+#: size, and cannot be read back. Uploads that need either go the other way.
+NOT_DIRECT = {"random_writes", "readable"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what a backend does not claim to be capable of."""
+    items[:] = [item for item in items if not (_is_direct(item) and NOT_DIRECT & _fixtures(item))]
+
+
+def _is_direct(item: pytest.Item) -> bool:
+    call = getattr(item, "callspec", None)
+    return call is not None and str(call.params.get("backend", "")).endswith("direct")
+
+
+def _fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture
+def random_writes() -> None:
+    """Asked for by tests that write parts of any size in any place."""
+
+
+@pytest.fixture
+def readable() -> None:
+    """Asked for by tests that read the bytes of unfinished uploads back."""
 
 
 @pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     """Each backend in turn, empty; a test that leaves something there fails."""
-    if request.param != "memory":
+    if request.param == "memory":
+        chosen: Backend = MemoryBackend()
+    elif " " in request.param:
+        server, way = request.param.split()
+        chosen = S3Backend(request.getfixturevalue(server), tmp_path, way)
+    else:
         yield request.getfixturevalue(request.param)  # which looks for leftovers itself
         return
-    chosen = MemoryBackend()
     yield chosen
     assert chosen.leftovers() == []
 
@@ -370,10 +477,12 @@ class Processes:
         self._started.append(process)
         return process
 
-    def run(self, program: str, *arguments: object) -> str:
+    def run(
+        self, program: str, *arguments: object, patience_seconds: float = PROCESS_SECONDS
+    ) -> str:
         """Run ``program`` to its end and return what it printed; it must succeed."""
         process = self.start(program, *arguments)
-        output, _ = process.communicate(timeout=PROCESS_SECONDS)
+        output, _ = process.communicate(timeout=patience_seconds)
         assert process.returncode == 0, output
         return output
 

@@ -35,7 +35,7 @@ def test_publishing_turns_the_staged_object_into_the_final_one(backend):
 def test_publishing_again_changes_nothing(backend):
     staged = backend.filled(b"once")
     for storage in (backend.storage, backend.storage, backend.opened()):
-        assert storage.publish(staged, {0: None}, lambda *_: None) == staged.target_key
+        assert backend.publish(staged, storage=storage) == staged.target_key
     assert backend.read(staged.target_key) == b"once"
     assert backend.leftovers() == [staged.target_key]
     backend.storage.delete(staged.target_key)
@@ -44,7 +44,7 @@ def test_publishing_again_changes_nothing(backend):
 def test_progress_is_told_and_ends_at_the_length(backend):
     staged = backend.filled(b"12345")
     told = []
-    backend.storage.publish(staged, {0: None}, lambda done, total: told.append((done, total)))
+    backend.publish(staged, on_progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (5, 5)
     assert told == sorted(told)
     assert {total for _, total in told} == {5}
@@ -108,9 +108,9 @@ def test_a_final_object_of_another_length_is_not_taken_for_the_published_one(bac
 
 
 def test_a_final_name_that_is_taken_is_never_overwritten(backend):
-    first, second = backend.filled(b"first"), backend.filled(b"other")
-    second = replace(second, target_key=first.target_key)
+    first = backend.filled(b"first")
     backend.publish(first)
+    second = backend.filled(b"other", key=first.target_key)
     with pytest.raises(TargetExists):
         backend.publish(second)
     assert backend.read(first.target_key) == b"first"
@@ -125,7 +125,7 @@ def test_several_publishers_of_one_upload_all_succeed(backend):
 
     def publish(storage):
         start.wait()
-        return storage.publish(staged, {0: None}, lambda *_: None)
+        return backend.publish(staged, storage=storage)
 
     storages = [backend.opened() for _ in range(PUBLISHERS)]
     with ThreadPoolExecutor(PUBLISHERS) as pool:
@@ -136,8 +136,7 @@ def test_several_publishers_of_one_upload_all_succeed(backend):
 
 def test_of_several_uploads_with_one_final_name_exactly_one_gets_it(backend):
     contents = [bytes([number]) * 1000 for number in range(PUBLISHERS)]
-    uploads = [backend.filled(content) for content in contents]
-    uploads = [replace(upload, target_key="files/wanted") for upload in uploads]
+    uploads = [backend.filled(content, key="files/wanted") for content in contents]
     start = threading.Barrier(PUBLISHERS)
 
     def publish(upload):
@@ -146,10 +145,14 @@ def test_of_several_uploads_with_one_final_name_exactly_one_gets_it(backend):
 
     with ThreadPoolExecutor(PUBLISHERS) as pool:
         outcomes = list(pool.map(publish, uploads))
-    assert sorted(map(str, outcomes)) == sorted(
-        [str(TargetExists)] * (PUBLISHERS - 1) + ["files/wanted"]
-    )
-    assert backend.read("files/wanted") == contents[outcomes.index("files/wanted")]
+    winners = [
+        content for content, got in zip(contents, outcomes, strict=True) if got == "files/wanted"
+    ]
+    assert outcomes.count(TargetExists) == PUBLISHERS - len(winners)
+    assert backend.read("files/wanted") in winners
+    # Where a server cannot be asked to complete an upload only if nothing is there, one
+    # that looked before another was done replaces it. Final names carry the upload's id.
+    assert len(winners) == 1 or backend.may_replace
     backend.storage.delete("files/wanted")
     for upload in uploads:
         backend.storage.discard(upload)

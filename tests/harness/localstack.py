@@ -1,0 +1,79 @@
+"""A real S3 server: LocalStack, whose errors and checksums are those of AWS.
+
+It lives in an environment of its own, because it wants older libraries than ours:
+``make localstack``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.harness.s3 import S3Server
+from tests.harness.server import ROOT
+
+PYTHON = ROOT / ".localstack/bin/python"
+
+_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+class LocalStack(S3Server):
+    """LocalStack with nothing but S3. What it stores it forgets when it ends."""
+
+    access_key, secret_key = "test", "test"
+    checks_keys = False
+    conditional_complete = True
+    completes_subsets = True
+    checks_checksums = True
+    tells_of_aborts_meanwhile = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._directory = Path(tempfile.mkdtemp(prefix="longhaul-localstack-", dir=_MEMORY))
+
+    @property
+    def tls_url(self) -> str:
+        """The same server by https, with a certificate of its own."""
+        return f"https://localhost:{self.port}"
+
+    def start(self) -> None:
+        """See S3Server."""
+        with (self._directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [PYTHON, "-m", "localstack.runtime.main"],
+                cwd=self._directory,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "HOME": str(self._directory),
+                    "FILESYSTEM_ROOT": str(self._directory / "files"),
+                    "GATEWAY_LISTEN": f"127.0.0.1:{self.port}",
+                    "LOCALSTACK_HOST": f"localhost:{self.port}",
+                    # The usual one listens on all addresses, whatever it is told.
+                    "GATEWAY_SERVER": "hypercorn",
+                    "SERVICES": "s3",
+                    "EAGER_SERVICE_LOADING": "1",
+                    "S3_SKIP_SIGNATURE_VALIDATION": "0",
+                    # Nothing that would talk to other machines.
+                    "DISABLE_EVENTS": "1",
+                    "SKIP_SSL_CERT_DOWNLOAD": "1",
+                    "DISABLE_CORS_CHECKS": "1",
+                    "DNS_ADDRESS": "0",
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.wait_until_answering()
+
+    def start_again(self) -> None:
+        """See S3Server."""
+        self.start()
+
+    def close(self) -> None:
+        """End it and remove its files."""
+        super().close()
+        shutil.rmtree(self._directory)
