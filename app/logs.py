@@ -27,8 +27,9 @@ REDACTED = "***"
 _HANDLER_NAME = "longhaul"
 
 #: Loggers that say at INFO what nobody asked: each migration step, each outgoing
-#: request with its URL, which may hold a secret of the receiver.
-_QUIET_LOGGERS = ("alembic", "httpx", "httpcore")
+#: request with its URL, which may hold a secret of the receiver; where they found
+#: S3's keys, and signatures made with them.
+_QUIET_LOGGERS = ("alembic", "botocore", "httpx", "httpcore", "urllib3")
 
 #: What one looks for first in a line, in this order.
 _LEADING = ("timestamp", "level", "event", "request_id")

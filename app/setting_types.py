@@ -66,16 +66,18 @@ def database_uri(value: str) -> str:
     return f"sqlite:///{Path(path).expanduser().absolute()}"
 
 
-def _lowered(value: object) -> object:
+def lowered(value: object) -> object:
+    """Return text in lower case and without blanks around it, anything else as it is."""
     return value.strip().lower() if isinstance(value, str) else value
 
 
-def _stripped(value: object) -> object:
+def stripped(value: object) -> object:
+    """Return text without blanks around it, anything else as it is."""
     return value.strip() if isinstance(value, str) else value
 
 
 def _level(value: object) -> object:
-    return {"warn": "warning", "trace": "debug"}.get(str(_lowered(value)), _lowered(value))
+    return {"warn": "warning", "trace": "debug"}.get(str(lowered(value)), lowered(value))
 
 
 def _size_bytes(value: object) -> object:
@@ -170,7 +172,7 @@ def _directory(value: str) -> str:
 
 
 Secret = Annotated[
-    SecretStr, BeforeValidator(_stripped), Field(min_length=1), Allowed("at least 1 character")
+    SecretStr, BeforeValidator(stripped), Field(min_length=1), Allowed("at least 1 character")
 ]
 Count = Annotated[int, Field(ge=1), Allowed("a whole number, at least 1")]
 Seconds = Annotated[
@@ -246,23 +248,21 @@ ResumableParameters = Annotated[
     ),
 ]
 Backend = Annotated[
-    Literal["local", "smb"],
-    BeforeValidator(_lowered),
-    Allowed("local or smb (s3 is not available in this version)"),
+    Literal["local", "smb", "s3"], BeforeValidator(lowered), Allowed("local, smb or s3")
 ]
 Host = Annotated[
     str,
-    BeforeValidator(_stripped),
+    BeforeValidator(stripped),
     Field(pattern=r"^[A-Za-z0-9._:-]+$"),
     Allowed("a host name or an address, without a port"),
 ]
 Word = Annotated[
-    str, BeforeValidator(_stripped), Field(pattern=r"^\P{C}*$"), Allowed("text in one line")
+    str, BeforeValidator(stripped), Field(pattern=r"^\P{C}*$"), Allowed("text in one line")
 ]
 Password = Annotated[SecretStr, Allowed("a password")]
 ShareName = Annotated[
     str,
-    BeforeValidator(_stripped),
+    BeforeValidator(stripped),
     Field(pattern=r"^[^/\\\p{C}]+$"),
     Allowed("the name of a share, without slashes; folders in it go to SMB_PATH"),
 ]
@@ -272,10 +272,10 @@ SharePath = Annotated[
     Allowed('a path of folders on the share, without " * : < > ? | and .. in it'),
 ]
 Encryption = Annotated[
-    Literal["auto", "required", "off"], BeforeValidator(_lowered), Allowed("auto, required or off")
+    Literal["auto", "required", "off"], BeforeValidator(lowered), Allowed("auto, required or off")
 ]
 Durability = Annotated[
-    Literal["strict", "relaxed"], BeforeValidator(_lowered), Allowed("strict or relaxed")
+    Literal["strict", "relaxed"], BeforeValidator(lowered), Allowed("strict or relaxed")
 ]
 LogLevel = Annotated[
     Literal["error", "warning", "info", "debug"],
@@ -283,5 +283,5 @@ LogLevel = Annotated[
     Allowed("error, warn, info, debug or trace"),
 ]
 LogFormat = Annotated[
-    Literal["json", "console"], BeforeValidator(_lowered), Allowed("json or console")
+    Literal["json", "console"], BeforeValidator(lowered), Allowed("json or console")
 ]

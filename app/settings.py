@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from app import setting_defaults as defaults
 from app import setting_types as types
+from app.s3_settings import S3Settings
 from app.smb_settings import SmbSettings
 
 MIB = 1024 * 1024
@@ -47,7 +48,7 @@ class SettingsError(Exception):
     """A setting is missing or wrong. ``str()`` is one line for the operator, without secrets."""
 
 
-class Settings(SmbSettings):
+class Settings(SmbSettings, S3Settings):
     """All settings, frozen. Constructed directly it reads the environment, never a file."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
@@ -186,6 +187,14 @@ class Settings(SmbSettings):
             raise PydanticCustomError(
                 "extra",
                 "DATABASE_URL is PostgreSQL: its driver is missing, pip install '.[postgres]'",
+            )
+        # Acknowledged bytes of what is staged lie there until they are in the bucket.
+        staged = self.storage_backend == "s3" and self.strict_durability
+        if staged and defaults.in_memory(self.temp_storage_path):
+            raise PydanticCustomError(
+                "memory",
+                "TEMP_STORAGE_PATH is in memory (tmpfs), which DURABILITY=strict forbids: "
+                "give a directory on a disk",
             )
         return self
 

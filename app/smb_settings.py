@@ -6,15 +6,14 @@ import importlib.util
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings
 
 from app import setting_types as types
+from app.storage_settings import StorageSettings
 
 
-class SmbSettings(BaseSettings):
+class SmbSettings(StorageSettings):
     """Where the share is, and who uses it how."""
 
-    storage_backend: types.Backend = Field("local", description="Where finished files are stored")
     smb_host: types.Host = Field("localhost", description="SMB server: host name or address")
     smb_port: types.Port = Field(445, description="Port of the SMB server")
     smb_user: types.Word = Field("", description="User of the SMB server")

@@ -62,6 +62,8 @@ class Wiring:
             return self._given_storage
         if self.settings.storage_backend == "smb":
             return self._smb_storage()
+        if self.settings.storage_backend == "s3":
+            return self._s3_storage()
         return LocalStorage(
             self.settings.local_storage_path,
             self.ledger.instance_id(),
@@ -102,6 +104,30 @@ class Wiring:
             target,
             connections=settings.smb_connections,
             timeout_seconds=settings.smb_timeout_secs,
+        )
+
+    def _s3_storage(self) -> Storage:
+        # Not before it is chosen: the library is an extra, and large.
+        from app.storage.s3 import S3Storage
+        from app.storage.s3_client import S3Place
+
+        settings = self.settings
+        place = S3Place(
+            bucket=settings.s3_bucket,
+            region=settings.s3_region,
+            endpoint=settings.s3_endpoint,
+            checksums_sent=settings.s3_checksums_sent,
+            access_key_id=settings.aws_access_key_id,
+            secret_access_key=settings.aws_secret_access_key.get_secret_value(),
+            session_token=settings.aws_session_token.get_secret_value(),
+        )
+        return S3Storage(
+            place,
+            settings.temp_storage_path,
+            self.ledger.instance_id(),
+            file_mode=settings.file_mode,
+            parts_synced=settings.strict_durability,
+            larger_last_part=settings.s3_larger_last_part,
         )
 
     @cached_property

@@ -28,18 +28,29 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = [name.upper() for name in Settings.model_fields]
 
 #: Their defaults depend on the machine, on the terminal or on other settings.
-COMPUTED = {"WORKERS", "LOG_FORMAT", "TEMP_STORAGE_PATH", "DATABASE_URL", "BIND_ADDR"}
+COMPUTED = {
+    "BIND_ADDR",
+    "DATABASE_URL",
+    "LOG_FORMAT",
+    "S3_REQUEST_CHECKSUMS",
+    "TEMP_STORAGE_PATH",
+    "WORKERS",
+}
 
 #: By default nothing.
 EMPTY = {
-    "BASE_URL",
-    "SMB_USER",
-    "SMB_PASS",
-    "SMB_DOMAIN",
-    "SMB_PATH",
-    "TRUSTED_PROXIES",
     "ANONYMOUS_PROTOCOLS",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "BASE_URL",
     "RESUMABLE_PARAMETERS",
+    "S3_ENDPOINT",
+    "SMB_DOMAIN",
+    "SMB_PASS",
+    "SMB_PATH",
+    "SMB_USER",
+    "TRUSTED_PROXIES",
 }
 
 
@@ -55,7 +66,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def env_example() -> dict[str, str]:
     lines = (ROOT / ".env.example").read_text().splitlines()
-    found = [re.fullmatch(r"(?:# )?([A-Z_]+)=(.*)", line) for line in lines]
+    found = [re.fullmatch(r"(?:# )?([A-Z0-9_]+)=(.*)", line) for line in lines]
     return {match[1]: match[2] for match in found if match}
 
 
@@ -151,7 +162,7 @@ def test_packages_from_npm_are_pinned_and_locked(directory: str) -> None:
 def test_make_lists_its_targets_by_itself() -> None:
     listed = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     targets = re.findall(r"(?m)^make (\w+) +\S", listed)
-    assert targets == ["help", "run", "dev", "test", "lint", "bench", "clean"]
+    assert targets == ["help", "run", "dev", "test", "lint", "localstack", "bench", "clean"]
 
 
 def init_sh(directory: Path) -> subprocess.CompletedProcess[str]:

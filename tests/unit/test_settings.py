@@ -114,8 +114,19 @@ def test_missing_secrets_are_all_named_with_a_way_out(
         ("LOG_LEVEL", "loud", "error, warn, info, debug or trace"),
         ("LOG_FORMAT", "xml", "json or console"),
         ("METRICS_PUBLIC", "maybe", "on or off (true or false, 1 or 0)"),
-        ("STORAGE_BACKEND", "ftp", "local or smb (s3 is not available in this version)"),
-        ("STORAGE_BACKEND", "s3", "local or smb (s3 is not available in this version)"),
+        ("STORAGE_BACKEND", "ftp", "local, smb or s3"),
+        (
+            "S3_ENDPOINT",
+            "minio:9000",
+            "an http or https URL without a query, such as https://uploads.example.com",
+        ),
+        (
+            "S3_BUCKET",
+            "a/b",
+            "the name of a bucket: 3 to 255 letters, digits, dots, hyphens and underscores",
+        ),
+        ("S3_REGION", "EU (Frankfurt)", "the name of a region, such as us-east-1"),
+        ("S3_REQUEST_CHECKSUMS", "always", "when_supported or when_required"),
         ("GRACEFUL_TIMEOUT_SECS", "0", "a whole number of seconds, at least 1"),
         ("COMPLETE_WAIT_SECS", "-1", "a number of seconds, 0 or more"),
         ("BODY_IDLE_TIMEOUT_SECS", "nan", "a number of seconds above 0, such as 10"),
@@ -335,3 +346,52 @@ def test_importing_the_settings_stays_cheap() -> None:
     )
     heavy = {"flask", "werkzeug", "sqlalchemy", "gevent", "httpx", "jwt", "prometheus_client"}
     assert heavy.isdisjoint(done.stdout.split())
+
+
+def test_s3_has_the_defaults_of_the_reference_and_keys_may_come_from_elsewhere(load: Load) -> None:
+    settings = load(STORAGE_BACKEND="S3")
+    assert (settings.s3_endpoint, settings.s3_bucket) == ("", "uploads")
+    assert settings.s3_region == "us-east-1"
+    assert settings.aws_access_key_id == settings.aws_secret_access_key.get_secret_value() == ""
+    assert not settings.s3_larger_last_part
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "asked", "sent"),
+    [
+        ("", None, True),
+        ("https://minio.example.com", None, False),
+        ("https://minio.example.com", "when_supported", True),
+        ("http://127.0.0.1:9000", "when_supported", False),
+        ("", "when_required", False),
+    ],
+)
+def test_requests_to_s3_carry_checksums_over_https_and_by_default_to_aws(
+    load: Load, endpoint: str, asked: str | None, sent: bool
+) -> None:
+    variables = {"S3_ENDPOINT": endpoint} | ({"S3_REQUEST_CHECKSUMS": asked} if asked else {})
+    assert load(**variables).s3_checksums_sent is sent
+
+
+@pytest.mark.parametrize("given", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_half_a_pair_of_s3_keys_is_refused_without_showing_it(load: Load, given: str) -> None:
+    message = refusal(load, STORAGE_BACKEND="s3", **{given: "hunter2"})
+    assert "belong together" in message
+    assert "hunter2" not in message
+
+
+def test_s3_keys_are_read_from_dotenv_and_never_shown(load: Load, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("AWS_ACCESS_KEY_ID=AKIA1\nAWS_SECRET_ACCESS_KEY=hunter2\n")
+    settings = load(AWS_SESSION_TOKEN="hunter3")
+    assert settings.aws_access_key_id == "AKIA1"
+    assert settings.aws_secret_access_key.get_secret_value() == "hunter2"
+    assert "hunter" not in repr(settings)
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="no tmpfs at /dev/shm")
+def test_what_is_staged_for_s3_must_survive_a_reboot_under_strict_durability(load: Load) -> None:
+    memory = {"TEMP_STORAGE_PATH": "/dev/shm/staging"}
+    message = refusal(load, STORAGE_BACKEND="s3", **memory)
+    assert message.startswith("TEMP_STORAGE_PATH is in memory")
+    assert load(STORAGE_BACKEND="s3", DURABILITY="relaxed", **memory)
+    assert load(**memory)

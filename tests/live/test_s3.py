@@ -1,0 +1,87 @@
+"""Uploads into an S3 bucket, over real gunicorn: straight into it, and by way of the disk."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from tests.harness.native import MIB, Native
+from tests.harness.s3 import stored
+from tests.harness.server import Server
+
+pytestmark = pytest.mark.live
+
+MARKER = ".staging/root-id"
+
+#: S3's smallest, so that uploads of several parts go straight into the bucket.
+CHUNK_SIZE_MB = 5
+
+
+@pytest.fixture(scope="module")
+def bucket(ceph):
+    return ceph.new_bucket()
+
+
+@pytest.fixture(scope="module")
+def s3_server(tmp_path_factory, ceph, bucket):
+    """A server that stores in a bucket; well-behaved tests share it."""
+    settings = ceph.settings(bucket, CHUNK_SIZE_MB=CHUNK_SIZE_MB)
+    server = Server(tmp_path_factory.mktemp("s3"), **settings)
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def client(ceph):
+    """A client of the bucket's server, past the code under test."""
+    return ceph.client()
+
+
+@pytest.fixture
+def s3(s3_server, client, bucket):
+    """A client of that server; a test that leaves something in the bucket fails."""
+    yield Native(s3_server)
+    assert stored(client, bucket) == [MARKER]
+    assert list(s3_server.directory.rglob("*.partial")) == []
+
+
+@pytest.mark.parametrize("way", ["direct", "staged"])
+def test_a_file_ends_in_the_bucket(s3, client, bucket, content, way):
+    data = content(2 * CHUNK_SIZE_MB * MIB + 17)
+    promised = {"checksum_sha256": hashlib.sha256(data).hexdigest()} if way == "staged" else {}
+    upload = s3.init("videos/2024/movie.mp4", size=len(data), **promised)
+    on_its_way = [key for key in stored(client, bucket) if key != MARKER]
+    key = f"videos/2024/{upload.id}_movie.mp4"
+    assert (f"multipart: {key}" in on_its_way) is (way == "direct")
+    s3.put_all(upload, data)
+    done = s3.complete(upload)
+    assert done["final_path"] == f"s3://{bucket}/{key}"
+    assert done["storage_backend"] == "s3"
+    assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == data
+    assert stored(client, bucket) == [MARKER, key]
+    assert s3.request("GET", f"/download/{upload.id}").content == data
+    ranged = {"Range": "bytes=5242870-5242889", **s3.headers}
+    part = s3.request("GET", f"/download/{upload.id}", headers=ranged)
+    assert (part.status_code, part.content) == (206, data[5242870:5242890])
+    assert s3.cancel_raw(upload).status_code == 200
+
+
+@pytest.mark.parametrize("way", ["direct", "staged"])
+def test_a_cancelled_upload_leaves_nothing(s3, content, way):
+    data = content(2 * CHUNK_SIZE_MB * MIB)
+    promised = {"checksum_sha256": hashlib.sha256(data).hexdigest()} if way == "staged" else {}
+    upload = s3.init(size=len(data), **promised)
+    s3.put(upload, 0, data[: CHUNK_SIZE_MB * MIB])
+    assert s3.cancel_raw(upload).status_code == 200
+
+
+def test_a_wrong_checksum_fails_and_publishes_nothing(s3, client, bucket, content):
+    data = content(MIB)
+    upload = s3.init(size=len(data), checksum_sha256="0" * 64)
+    s3.put_all(upload, data)
+    assert s3.complete_raw(upload).status_code == 409
+    assert stored(client, bucket) == [MARKER]
+    assert s3.cancel_raw(upload).status_code == 200
