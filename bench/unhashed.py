@@ -3,7 +3,8 @@
 ``PUT /bench/<index>`` moves the body through ``app.ingest.pump`` into the
 storage of the settings: no ledger, no token, no hash. What is measured is what
 receiving and storing cost. ``POST /bench`` makes the object first, from
-``BENCH_PARTS`` parts of ``BENCH_PART_BYTES`` bytes.
+``BENCH_PARTS`` parts of ``BENCH_PART_BYTES`` bytes; with ``BENCH_FILE_EACH`` an
+object for each part, as if each were an upload of its own.
 """
 
 from __future__ import annotations
@@ -21,31 +22,33 @@ from app.ingest.threads import sync_pool
 from app.protocols.context import body, context
 from app.storage.base import StagedObject
 
-UPLOAD_ID = str(UUID(int=1, version=4))
-
+_FILE_EACH = bool(os.environ.get("BENCH_FILE_EACH"))
 _PARTS = int(os.environ["BENCH_PARTS"])
 _PART_BYTES = int(os.environ["BENCH_PART_BYTES"])
 
 
-def _staged() -> StagedObject:
+def _staged(number: int) -> StagedObject:
+    """Return object ``number``: the only one is 0, or each part has one of its number."""
     return StagedObject(
-        upload_id=UPLOAD_ID,
-        length=_PARTS * _PART_BYTES,
+        upload_id=str(UUID(int=number + 1, version=4)),
+        length=_PART_BYTES if _FILE_EACH else _PARTS * _PART_BYTES,
         target_key="files/bench",
         root_id=context().storage.root_id,
     )
 
 
 def create() -> ResponseReturnValue:
-    """Make the sparse object that the parts are written into."""
-    context().storage.create(_staged())
+    """Make the sparse objects that the parts are written into."""
+    for number in range(_PARTS if _FILE_EACH else 1):
+        context().storage.create(_staged(number))
     return "", 201
 
 
 def put(index: int) -> ResponseReturnValue:
     """Store the body as part ``index``, synced if DURABILITY says so."""
     storage, settings = context().storage, context().settings
-    with storage.writer(_staged(), index, index * _PART_BYTES, _PART_BYTES) as writer:
+    number, offset = (index, 0) if _FILE_EACH else (0, index * _PART_BYTES)
+    with storage.writer(_staged(number), index, offset, _PART_BYTES) as writer:
         transfer = pump(
             body(),
             writer,

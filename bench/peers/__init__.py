@@ -7,7 +7,7 @@ from bench.peers.base import Peer
 from bench.peers.native import NativeParts
 from bench.peers.nginx import Nginx, NginxSmallBuffer
 from bench.peers.plain_flask import PlainFlask
-from bench.peers.pump import UnhashedPump
+from bench.peers.pump import PumpFileEach, UnhashedPump
 from bench.peers.reading import LonghaulGrowing, LonghaulReading, NginxReading
 from bench.peers.resumable import ResumableForm, ResumableOctet
 from bench.peers.sink import Sink
@@ -21,6 +21,7 @@ ALL: tuple[Peer, ...] = (
     NginxSmallBuffer(Durability.RELAXED),
     PlainFlask(Durability.RELAXED),
     UnhashedPump(Durability.RELAXED),
+    PumpFileEach(Durability.RELAXED),
     NativeParts(Durability.RELAXED),
     ResumableOctet(Durability.RELAXED),
     ResumableForm(Durability.RELAXED),
@@ -31,6 +32,7 @@ ALL: tuple[Peer, ...] = (
     Nginx(Durability.STRICT),
     PlainFlask(Durability.STRICT),
     UnhashedPump(Durability.STRICT),
+    PumpFileEach(Durability.STRICT),
     NativeParts(Durability.STRICT),
     ResumableOctet(Durability.STRICT),
     ResumableForm(Durability.STRICT),

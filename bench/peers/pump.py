@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.client import Transfer, put_head
 from bench.loads import Load
-from bench.peers.base import Peer, Served, WrongContent
+from bench.peers.base import Peer, Served, WrongContent, check_files
 from bench.peers.longhaul import longhaul
 from bench.source import Source, file_sha256
 
@@ -17,10 +17,15 @@ class UnhashedPump(Peer):
     """``bench/unhashed.py``: bodies go to their offsets in one sparse file, as native parts do."""
 
     name = "Longhaul pump, no hash"
+    file_each = False
 
     @contextmanager
     def serve(self, directory: Path, load: Load, source: Source) -> Iterator[Served]:
-        env = {"BENCH_PARTS": str(load.total_count), "BENCH_PART_BYTES": str(load.body_bytes)}
+        env = {
+            "BENCH_PARTS": str(load.total_count),
+            "BENCH_PART_BYTES": str(load.body_bytes),
+            "BENCH_FILE_EACH": "1" if self.file_each else "",
+        }
         with longhaul(
             directory,
             self.durability,
@@ -40,9 +45,25 @@ class UnhashedPump(Peer):
             ]
 
             def check(thorough: bool) -> None:
-                _check(server.storage, load, source, thorough)
+                if self.file_each:
+                    check_files(_staged_files(server.storage), source, thorough)
+                else:
+                    _check(server.storage, load, source, thorough)
 
             yield Served(server.pid, server.port, transfers, check)
+
+
+class PumpFileEach(UnhashedPump):
+    """The same with a file for each body, as nginx has: what writing one file together costs."""
+
+    name = "Longhaul pump, a file each"
+    on_request = True
+    file_each = True
+
+
+def _staged_files(storage: Path) -> list[Path]:
+    """Return the staged files in the order of their numbers, which their names begin with."""
+    return sorted(storage.rglob("*.partial"))
 
 
 def _check(storage: Path, load: Load, source: Source, thorough: bool) -> None:
