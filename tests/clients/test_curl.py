@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.clients.stored import assert_stored
 from tests.clients.tus_js import UPLOAD_SECONDS
+from tests.harness.missing import lacking
 from tests.harness.native import MIB
 from tests.harness.server import API_KEY, Server
 from tests.harness.tus import CONTENT_TYPE, metadata
@@ -21,6 +23,8 @@ MakeFile = Callable[..., Path]
 
 def create(server: Server, sent: Path, length: int) -> list[str]:
     """Create an upload together with its bytes; return the lines of all answers' heads."""
+    if shutil.which("curl") is None:
+        lacking("curl is not installed (Debian: apt-get install curl)")
     headers = {
         "Tus-Resumable": "1.0.0",
         "X-API-Key": API_KEY,
