@@ -194,6 +194,7 @@ class SmbBackend(Backend):
     timeout_seconds = 30.0
 
     def __init__(self, samba: Samba, folder: str, share: str = "share") -> None:
+        super().__init__()
         self.samba = samba
         self.root = samba.root / folder
         self._folder = folder
