@@ -25,6 +25,11 @@ _thread_id: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 _MAIN_THREAD_ID = _thread_id()
 
 
+def in_native_thread() -> bool:
+    """Tell whether the caller runs outside the hub's thread, and so may block."""
+    return _thread_id() != _MAIN_THREAD_ID
+
+
 class NativePool:
     """A pool of native threads, made on first use so that it belongs to the forked worker."""
 
@@ -41,7 +46,7 @@ class NativePool:
         released right afterwards. Exceptions of ``work`` are raised here. A
         caller in a native thread may block, so ``work`` runs right there.
         """
-        if _thread_id() != _MAIN_THREAD_ID:
+        if in_native_thread():
             return work()
         if self._pool is None or self._pid != os.getpid():
             self._pool = ThreadPool(self._size, hub=get_hub())

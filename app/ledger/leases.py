@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy import (
     BigInteger,
     Connection,
-    Executable,
+    Insert,
     bindparam,
     cast,
     delete,
@@ -38,6 +38,7 @@ from app.ledger.lease import Contention as Contention
 from app.ledger.lease import Lease as Lease
 from app.ledger.liveness import ProcessLife, boot_clock_ms, boot_id
 from app.ledger.models import leases as _rows
+from app.ledger.prepared import Prepared
 from app.ledger.transactions import Transactions
 
 log = structlog.get_logger(__name__)
@@ -70,8 +71,8 @@ class Leases:
         self._changed = threading.Event()
         self._keeper: threading.Thread | None = None
         # Built once: a statement made anew costs six times as much as running it.
-        self._claim = self._claim_statement(dialect)
-        self._end = delete(_rows).where(*self._ours())
+        self._claim = Prepared(self._claim_statement(dialect))
+        self._end = Prepared(delete(_rows).where(*self._ours()))
         self._is_valid = select(_rows.c.generation).where(*self._ours())
         self._prolong = update(_rows).where(*self._ours()).values(until_ms=self._now() + LEASE_MS)
 
@@ -86,14 +87,14 @@ class Leases:
         generation = secrets.randbits(62)
         names = {"upload_id": upload_id, "key": key, "owner": self._life.owner}
         values = {**names, "generation": generation}
-        claimed: int | None = connection.scalar(self._claim, values)
+        claimed = self._claim.first(connection, values)
         if claimed is None:
             owner = self.holder(connection, upload_id, key)
             if owner is None or not self._life.is_dead(owner):
                 return None
             connection.execute(delete(_rows).where(_rows.c.owner == owner))
-            claimed = connection.scalar(self._claim, values)
-        return claimed
+            claimed = self._claim.first(connection, values)
+        return None if claimed is None else generation
 
     def holder(self, connection: Connection, upload_id: str, key: str) -> str | None:
         """Return the process that holds a lease, dead or alive; None if nobody does."""
@@ -117,7 +118,7 @@ class Leases:
 
     def end(self, connection: Connection, lease: Lease) -> bool:
         """Give a lease back as part of a commit; False if it is not ours any more."""
-        return bool(connection.execute(self._end, _names(lease)).rowcount)
+        return bool(self._end.count(connection, _names(lease)))
 
     def is_valid(self, connection: Connection, lease: Lease) -> bool:
         """Tell whether a lease is still ours and has not run out."""
@@ -228,7 +229,7 @@ class Leases:
                     lease.renewed(at)
                 lease.contend(Contention(contended))
 
-    def _claim_statement(self, dialect: str) -> Executable:
+    def _claim_statement(self, dialect: str) -> Insert:
         """INSERT a lease, or take over one that has run out; else it returns no row."""
         claim = insert(dialect, _rows).values(
             upload_id=bindparam("upload_id"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from sqlalchemy import (
     BigInteger,
     Connection,
-    Executable,
+    Insert,
     Integer,
     bindparam,
     case,
@@ -25,16 +25,19 @@ from app.ledger.dialects import insert
 from app.ledger.leases import Lease, Leases
 from app.ledger.models import bitmap, receipts, uploads
 from app.ledger.outbox import EventKind, append_event_once
+from app.ledger.prepared import Prepared
 from app.ledger.records import ReceiptRecord, UploadRecord
 from app.ledger.transactions import Transactions
 
-# Statements of the hot path are built once: making one anew costs six times as
-# much as running it.
-_SELECT_UPLOAD = select(uploads).where(uploads.c.id == bindparam("upload_id"))
-_SELECT_RECEIPT = select(receipts).where(
-    receipts.c.upload_id == bindparam("upload_id"), receipts.c.part == bindparam("part")
+_SELECT_UPLOAD = Prepared(select(uploads).where(uploads.c.id == bindparam("upload_id")))
+_SELECT_RECEIPT = Prepared(
+    select(*(receipts.c[field.name] for field in fields(ReceiptRecord))).where(
+        receipts.c.upload_id == bindparam("upload_id"), receipts.c.part == bindparam("part")
+    )
 )
-_INSERT_RECEIPT = receipts.insert()
+_INSERT_RECEIPT = Prepared(
+    receipts.insert().values({column.name: bindparam(column.name) for column in receipts.c})
+)
 
 #: An expiry that moves with progress does so in steps of this: the index follows it.
 PROLONG_MS = 60_000
@@ -42,7 +45,7 @@ PROLONG_MS = 60_000
 #: NULL, which nothing is less than, prolongs nothing.
 _PROLONGED_TO_MS = bindparam("prolonged_to_ms", type_=BigInteger)
 _CUT_INTO = bindparam("cut_into", type_=Integer)
-_COUNT_PART = (
+_COUNT_PART = Prepared(
     update(uploads)
     .where(
         uploads.c.id == bindparam("counted_id"),
@@ -100,7 +103,7 @@ class PartLedger:
     def __init__(self, transactions: Transactions, leases: Leases, dialect: str) -> None:
         self._transactions = transactions
         self._leases = leases
-        self._set_bit = _set_bit_statement(dialect)
+        self._set_bit = Prepared(_set_bit_statement(dialect))
 
     def claim(
         self, upload_id: str, index: int, now_ms: int, monotonic: Callable[[], float]
@@ -153,15 +156,15 @@ class PartLedger:
         upload_id, now_ms = lease.upload_id, receipt.received_at_ms
 
         def work(connection: Connection) -> PartCommit:
-            counted = connection.execute(
-                _COUNT_PART,
+            counted = _COUNT_PART.first(
+                connection,
                 {
                     "counted_id": upload_id,
                     "counted_at_ms": now_ms,
                     "cut_into": cut_into,
                     "prolonged_to_ms": prolonged_to_ms,
                 },
-            ).first()
+            )
             if counted is None:
                 open_upload(connection, upload_id, now_ms)
                 raise LeaseLost
@@ -169,15 +172,16 @@ class PartLedger:
                 raise LeaseLost
             word, mask = word_and_mask(receipt.part)
             bit = {"upload_id": upload_id, "word": word, "bits": mask, "mask": mask}
-            if connection.scalar(self._set_bit, bit) is None:
+            if self._set_bit.first(connection, bit) is None:
                 raise LeaseLost
-            connection.execute(_INSERT_RECEIPT, {"upload_id": upload_id, **asdict(receipt)})
-            if counted.received == counted.part_count:
+            _INSERT_RECEIPT.count(connection, {"upload_id": upload_id, **asdict(receipt)})
+            received, part_count = counted["received"], counted["part_count"]
+            if received == part_count:
                 append_event_once(connection, upload_id, EventKind.COMPLETED, now_ms)
                 if completes:  # the row is locked by the count
                     full = {"full_id": upload_id, "now_ms": now_ms}
                     connection.execute(_BEGIN_FINALIZING, full)
-            return PartCommit(counted.received, counted.part_count)
+            return PartCommit(received, part_count)
 
         commit = self._transactions.write(work)
         self._leases.drop(lease)
@@ -222,10 +226,10 @@ class PartLedger:
 
 def open_upload(connection: Connection, upload_id: str, now_ms: int) -> UploadRecord:
     """Return an open upload, else raise UploadNotFound or UploadNotOpen."""
-    row = connection.execute(_SELECT_UPLOAD, {"upload_id": upload_id}).first()
+    row = _SELECT_UPLOAD.first(connection, {"upload_id": upload_id})
     if row is None:
         raise UploadNotFound
-    upload = UploadRecord.from_row(row)
+    upload = UploadRecord.from_columns(row)
     if upload.state in (State.CANCELLED, State.EXPIRED, State.DELETED):
         raise UploadNotFound
     if upload.has_expired(now_ms):
@@ -259,7 +263,7 @@ def clear_parts(connection: Connection, upload_id: str, lost: Iterable[int] | No
     return len(left)
 
 
-def _set_bit_statement(dialect: str) -> Executable:
+def _set_bit_statement(dialect: str) -> Insert:
     """Set a part's bit by one atomic upsert, which returns no row if it was set already.
 
     What an INSERT returns tells; its ``rowcount`` is -1 with psycopg.
@@ -277,8 +281,8 @@ def _set_bit_statement(dialect: str) -> Executable:
 
 def find_receipt(connection: Connection, upload_id: str, index: int) -> ReceiptRecord | None:
     """Return the receipt of a part, None while it is not received."""
-    row = connection.execute(_SELECT_RECEIPT, {"upload_id": upload_id, "part": index}).first()
-    return None if row is None else _receipt_record(row)
+    row = _SELECT_RECEIPT.first(connection, {"upload_id": upload_id, "part": index})
+    return None if row is None else ReceiptRecord(**row)
 
 
 def _receipts(connection: Connection, upload_id: str) -> list[ReceiptRecord]:

@@ -81,7 +81,12 @@ class UploadRecord:
     @classmethod
     def from_row(cls, row: Any) -> UploadRecord:
         """Build a record of a row selected with the columns of ``uploads``."""
-        values = dict(row._mapping)
+        return cls.from_columns(row._mapping)
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Any]) -> UploadRecord:
+        """Build a record of the columns of ``uploads``, name → value; others may be among them."""
+        values = dict(columns)
         values["details"] = values.pop("metadata")
         values["state"] = State(values["state"])
         return cls(**{name: values[name] for name in cls.__slots__})

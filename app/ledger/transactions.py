@@ -6,7 +6,8 @@ may be run again, so it has no effects but the database's.
 SQLite blocks whoever calls it (a FULL commit beside bulk syncs takes tens of
 milliseconds), so in a gevent process its work runs in native threads:
 ``GroupedTransactions``. Write transactions that wait together share one commit,
-each in a savepoint of its own. PostgreSQL's driver waits in the hub by itself
+each in a savepoint of its own; a native thread that has something to write need
+not go back to its greenlet first. PostgreSQL's driver waits in the hub by itself
 and a command-line process has nobody to hold up: ``DirectTransactions``.
 """
 
@@ -24,6 +25,7 @@ from gevent.threadpool import ThreadPool
 from sqlalchemy import Connection, Engine, event, exc
 
 from app.errors import LedgerBusy
+from app.native_threads import in_native_thread, native_lock
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -41,7 +43,13 @@ MAX_GROUP = 64
 
 
 class Transactions(Protocol):
-    """Runs transactions. ``durable`` False: a power cut may forget the commit (leases)."""
+    """Runs transactions. ``durable`` False: a power cut may forget the commit (leases).
+
+    ``from_native_threads``: ``write`` may be called in a native thread of a gevent
+    process, too, and blocks it. Nothing is logged there.
+    """
+
+    from_native_threads: bool
 
     def write(self, work: Work[T], *, durable: bool = True) -> T: ...
 
@@ -60,6 +68,8 @@ def transactions_for(engine: Engine, *, strict: bool, busy_timeout_seconds: floa
 
 class DirectTransactions:
     """Runs each transaction at once in the calling thread or greenlet."""
+
+    from_native_threads = False
 
     def __init__(self, engine: Engine, *, strict: bool) -> None:
         self._engine = engine
@@ -91,34 +101,60 @@ class _Outcome(Generic[T]):
         if self.error is None:
             return cast(T, self.result)
         if isinstance(self.error, _PASSING):
-            log.warning("ledger.unavailable", error=str(self.error.__cause__ or self.error))
+            if _may_log():  # else whoever answers the request tells the cause
+                log.warning("ledger.unavailable", error=str(self.error.__cause__ or self.error))
             raise LedgerBusy from self.error
         raise self.error
 
 
 @dataclass(slots=True)
 class _Ticket:
-    """A write transaction that waits for its turn in a group."""
+    """A write transaction that waits for its turn in a group.
+
+    ``done`` wakes a greenlet; native threads see by ``finished`` that their turn
+    has been used by another one.
+    """
 
     work: Work[Any]
     durable: bool
     outcome: _Outcome[Any] = field(default_factory=_Outcome)
-    done: Event = field(default_factory=Event)
+    finished: bool = False
+    done: Event | None = None
 
 
 class GroupedTransactions:
-    """Runs SQLite transactions in native threads; waiting writers share a commit."""
+    """Runs SQLite transactions in native threads; waiting writers share a commit.
+
+    One thread at a time has the turn: the thread that writes for greenlets, or a
+    native one that wants to write itself. It commits all that wait, whoever they
+    are, on a connection that is kept: what SQLite and its driver remember of it
+    (pages, compiled statements) is what makes small transactions cheap.
+    """
+
+    from_native_threads = True
 
     def __init__(self, engine: Engine, *, strict: bool) -> None:
         self._engine = engine
         self._strict = strict
         self._writer = ThreadPool(1)
         self._readers = ThreadPool(READER_THREADS)
+        self._turn = native_lock()
+        self._connection: Connection | None = None
+        # Appended to by whoever writes, taken from by who has the turn: single
+        # operations of a list, which need no lock.
         self._waiting: list[_Ticket] = []
+        self._asleep: list[_Ticket] = []
         self._committing = False
 
     def write(self, work: Work[T], *, durable: bool = True) -> T:
         ticket = _Ticket(work, durable)
+        if in_native_thread():
+            self._waiting.append(ticket)
+            while not ticket.finished:
+                self._commit_next(ticket)
+            return cast(T, ticket.outcome.get())
+        ticket.done = Event()
+        self._asleep.append(ticket)
         self._waiting.append(ticket)
         if not self._committing:
             self._committing = True
@@ -127,48 +163,73 @@ class GroupedTransactions:
         return cast(T, ticket.outcome.get())
 
     def read(self, work: Work[T]) -> T:
+        if in_native_thread():
+            return _attempt(lambda: _read(self._engine, work)).get()
         outcome = self._readers.apply(_attempt, (lambda: _read(self._engine, work),))
         return cast(T, outcome.get())
 
     def _commit_waiting(self) -> None:
-        """Commit group after group until nobody waits; in a greenlet of its own."""
+        """Commit group after group until no greenlet waits; in a greenlet of its own."""
         try:
-            while self._waiting:
-                group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
-                self._writer.apply(self._commit_group, (group,))
-                for ticket in group:
+            while self._asleep:
+                self._writer.apply(self._commit_next, (self._asleep[0],))
+                finished = [ticket for ticket in self._asleep if ticket.finished]
+                self._asleep = [ticket for ticket in self._asleep if not ticket.finished]
+                for ticket in finished:
+                    assert ticket.done is not None
                     ticket.done.set()
         finally:
             self._committing = False
 
-    def _commit_group(self, group: list[_Ticket]) -> None:
-        """Run and commit a group; in the writer's native thread. Never raises."""
-        error = _attempt(lambda: self._run_group(group)).error
-        if error is not None:  # nothing of the group is committed
+    def _commit_next(self, wanted: _Ticket) -> None:
+        """Have the next turn, unless ``wanted`` is finished before it comes; never raises."""
+        with self._turn:
+            if wanted.finished:
+                return
+            group = self._waiting[:MAX_GROUP]
+            del self._waiting[: len(group)]
+            error = _attempt(lambda: self._run_group(group)).error
+            if isinstance(error, exc.SQLAlchemyError):  # the connection may be broken
+                _attempt(self._disconnect)
             for ticket in group:
+                # An error of the group: nothing of it is committed.
                 ticket.outcome.error = ticket.outcome.error or error
+                ticket.finished = True
 
     def _run_group(self, group: list[_Ticket]) -> None:
-        with self._engine.connect() as connection:
-            _synchronize(connection, self._strict and any(ticket.durable for ticket in group))
-            with connection.begin():
-                if len(group) == 1:  # spares the savepoint
-                    group[0].outcome.result = group[0].work(connection)
-                    return
-                for ticket in group:
-                    try:
-                        with connection.begin_nested():
-                            ticket.outcome.result = ticket.work(connection)
-                    except _PASSING:
-                        raise  # locked, full, broken: nothing of this group is committed
-                    except BaseException as error:  # noqa: BLE001 - raised by its own greenlet
-                        ticket.outcome.error = error
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        connection = self._connection
+        _synchronize(connection, self._strict and any(ticket.durable for ticket in group))
+        with connection.begin():
+            if len(group) == 1:  # spares the savepoint
+                group[0].outcome.result = group[0].work(connection)
+                return
+            for ticket in group:
+                try:
+                    with connection.begin_nested():
+                        ticket.outcome.result = ticket.work(connection)
+                except _PASSING:
+                    raise  # locked, full, broken: nothing of this group is committed
+                except BaseException as error:  # noqa: BLE001 - raised by its own writer
+                    ticket.outcome.error = error
+
+    def _disconnect(self) -> None:
+        """Give up the connection; the next turn opens another one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 def _read(engine: Engine, work: Work[T]) -> T:
     with engine.connect().execution_options(longhaul_begin="BEGIN") as connection:
         with connection.begin():
             return work(connection)
+
+
+def _may_log() -> bool:
+    """Logging takes locks, which in a patched process are gevent's."""
+    return not (in_native_thread() and monkey.is_module_patched("threading"))
 
 
 def _attempt(run: Callable[[], T]) -> _Outcome[T]:

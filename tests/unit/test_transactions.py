@@ -26,6 +26,7 @@ from app.ledger.transactions import (
     Transactions,
     transactions_for,
 )
+from app.native_threads import NativePool
 
 #: Busy timeouts: one that a test waits for, and one that it must never meet.
 SHORT_SECONDS = 0.2
@@ -419,3 +420,73 @@ def test_errors_are_raised_and_not_printed(
 
 def _raise_not_found(_connection: Connection) -> None:
     raise UploadNotFound
+
+
+# Native threads
+
+
+def native(transactions: Transactions, work: Callable[[Connection], str]) -> gevent.Greenlet:
+    """Write in a native thread, as the end of a part does; the greenlet waits for it."""
+    return gevent.spawn(NativePool(1).run, lambda: transactions.write(work))
+
+
+def test_a_native_thread_writes_by_itself(engine: Engine, journal: Journal) -> None:
+    transactions = grouped(engine)
+    journal.clear()
+    assert native(transactions, note("one")).get(timeout=LONG_SECONDS) == "one"
+    assert journal.commits == 1
+    assert notes(transactions) == ["one"]
+
+
+def test_native_threads_and_greenlets_share_commits(engine: Engine, journal: Journal) -> None:
+    transactions = grouped(engine)
+    assert isinstance(transactions, GroupedTransactions)
+    for first, second in [("native", "greenlet"), ("greenlet", "native")]:
+        journal.clear()
+        spawn = {
+            "native": lambda word: native(transactions, note(word)),
+            "greenlet": lambda word: gevent.spawn(transactions.write, note(word)),
+        }
+        with WriteLock(engine):
+            writers = [spawn[first](f"{first} first")]
+            journal.wait_for("BEGIN IMMEDIATE")
+            kinds = [first, second, first, second]
+            writers += [spawn[kind](f"{number} {kind}") for number, kind in enumerate(kinds)]
+            with gevent.Timeout(LONG_SECONDS):
+                while len(transactions._waiting) < len(kinds):
+                    gevent.sleep(0.001)
+        gevent.joinall(writers, timeout=LONG_SECONDS, raise_error=True)
+        assert journal.commits == 2
+    assert len(notes(transactions)) == 10
+
+
+def test_many_native_threads_and_greenlets_lose_nothing(engine: Engine) -> None:
+    transactions = grouped(engine)
+    pool = NativePool(8)
+
+    def write(number: int) -> str:
+        work = note(str(number))
+        return (
+            transactions.write(work) if number % 3 else pool.run(lambda: transactions.write(work))
+        )
+
+    greenlets = [gevent.spawn(write, number) for number in range(300)]
+    gevent.joinall(greenlets, timeout=LONG_SECONDS, raise_error=True)
+    words = [str(number) for number in range(300)]
+    assert [greenlet.value for greenlet in greenlets] == words
+    assert sorted(notes(transactions), key=int) == words
+
+
+def test_a_native_thread_gets_its_own_error(engine: Engine) -> None:
+    transactions = grouped(engine, busy=SHORT_SECONDS)
+    gone = UploadNotFound()
+    writer = native(transactions, raising(gone))
+    with pytest.raises(UploadNotFound) as raised:
+        writer.get(timeout=LONG_SECONDS)
+    assert raised.value is gone
+    with WriteLock(engine):
+        writer = native(transactions, note("one"))
+        with pytest.raises(LedgerBusy):
+            writer.get(timeout=LONG_SECONDS)
+    assert native(transactions, note("two")).get(timeout=LONG_SECONDS) == "two"
+    assert notes(transactions) == ["two"]
