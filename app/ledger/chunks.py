@@ -23,6 +23,7 @@ from app.ledger.dialects import insert
 from app.ledger.leases import CREATE, Lease, Leases
 from app.ledger.models import aliases, bitmap, receipts, uploads
 from app.ledger.parts import PartClaim, find_receipt, open_upload
+from app.ledger.prepared import Prepared
 from app.ledger.records import AliasKey, NewUpload, UploadRecord
 from app.ledger.transactions import Transactions
 from app.ledger.uploads import find, insert_upload, take_turns
@@ -32,7 +33,9 @@ _NAMED = (
     aliases.c.owner == bindparam("owner"),
     aliases.c.client_key == bindparam("client_key"),
 )
-_SELECT_NAMED = select(uploads).join(aliases, aliases.c.upload_id == uploads.c.id).where(*_NAMED)
+_SELECT_NAMED = Prepared(
+    select(uploads).join(aliases, aliases.c.upload_id == uploads.c.id).where(*_NAMED)
+)
 _SELECT_WITH_BITS = (
     select(uploads, bitmap.c.bits)
     .join(aliases, aliases.c.upload_id == uploads.c.id)
@@ -201,8 +204,8 @@ class ChunkLedger:
 
 
 def _named(connection: Connection, alias: AliasKey) -> UploadRecord | None:
-    row = connection.execute(_SELECT_NAMED, _names(alias)).first()
-    return None if row is None else UploadRecord.from_row(row)
+    row = _SELECT_NAMED.first(connection, _names(alias))
+    return None if row is None else UploadRecord.from_columns(row)
 
 
 def _recut(connection: Connection, upload: UploadRecord, part_count: int) -> UploadRecord:
