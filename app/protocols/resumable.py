@@ -12,6 +12,7 @@ from flask import Blueprint, Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
 from app.domain.access import Principal
+from app.domain.names import parse_client_name
 from app.domain.resumable import (
     ChunkFields,
     Field,
@@ -123,6 +124,8 @@ def _chunk(fields: ChunkFields, principal: Principal, length: int | None) -> Chu
     least_bytes = context().settings.resumable_min_chunk_bytes
     if fields.chunk_size < least_bytes:
         raise InvalidField(Field.CHUNK_SIZE, f"must be at least {least_bytes} bytes here")
+    for name in filter(None, (fields.filename, fields.relative_path)):
+        parse_client_name(name)
     told = told_chunk_count(fields, length)
     unforced, _ = chunk_counts(fields.total_size, fields.chunk_size)
     cut = geometry(fields, unforced if told is None else told)

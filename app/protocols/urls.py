@@ -12,7 +12,6 @@ import ipaddress
 import re
 
 from flask import Request
-from werkzeug.http import parse_options_header
 
 from app.settings import Settings
 
@@ -43,7 +42,7 @@ def _is_trusted(peer: str | None, settings: Settings) -> bool:
 def _forwarded(request: Request, scheme: str, host: str) -> tuple[str, str, str]:
     """Return scheme, host and path prefix as the proxy tells them, ours where it does not."""
     if standard := request.headers.get("Forwarded"):
-        _, options = parse_options_header(f"forwarded;{_last(standard)}")
+        options = _pairs(_last(standard))
         told_scheme, told_host, prefix = options.get("proto", ""), options.get("host", ""), ""
     else:
         told_scheme = _last(request.headers.get("X-Forwarded-Proto", ""))
@@ -60,6 +59,15 @@ def _forwarded(request: Request, scheme: str, host: str) -> tuple[str, str, str]
     if not _PREFIX.fullmatch(prefix):
         prefix = ""
     return scheme, host, prefix.rstrip("/")
+
+
+def _pairs(element: str) -> dict[str, str]:
+    """Return the pairs of one element of a Forwarded header, names in lower case (section 4).
+
+    A port belongs within quotes, but proxies' examples often do without them.
+    """
+    pairs = (pair.partition("=") for pair in element.split(";"))
+    return {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
 
 
 def _last(header: str) -> str:
