@@ -71,11 +71,12 @@ class Resumable:
         self.server = server
         self.session = requests.Session()
         self.headers = {"X-API-Key": API_KEY} if headers is None else headers
+        self.base_url = server.url
 
     @property
     def url(self) -> str:
         """The target of the client."""
-        return self.server.url + PATH
+        return self.base_url + PATH
 
     def request(self, method: str, **options: Any) -> requests.Response:
         """Send a request to the target with this client's credentials."""

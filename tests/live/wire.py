@@ -62,10 +62,13 @@ class Connection:
         self,
         server: Server,
         *,
+        port: int | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
         wrap: Callable[[socket.socket], socket.socket] = lambda sock: sock,
     ) -> None:
-        plain = socket.create_connection(("127.0.0.1", server.port), timeout=timeout_seconds)
+        plain = socket.create_connection(
+            ("127.0.0.1", port or server.port), timeout=timeout_seconds
+        )
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = wrap(plain)
         self._reader = self.sock.makefile("rb")
