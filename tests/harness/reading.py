@@ -94,6 +94,12 @@ class Reader:
         response.begin()
         return response
 
+    def is_finished(self, upload_id: str) -> bool:
+        """Ask for a whole file; tell whether it grows no more."""
+        response = self.ask(upload_id)
+        response.read()
+        return "ETag" in response.headers
+
     def cut(self, how: str) -> None:
         """End the connection by ``fin`` or ``rst``."""
         for response in self._responses:  # they hold the socket open

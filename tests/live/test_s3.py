@@ -7,8 +7,11 @@ import hashlib
 import pytest
 
 from tests.harness.native import MIB, Native
+from tests.harness.reading import reader
 from tests.harness.s3 import stored
 from tests.harness.server import Server
+from tests.harness.tus import Tus
+from tests.live.wire import until
 
 pytestmark = pytest.mark.live
 
@@ -85,3 +88,21 @@ def test_a_wrong_checksum_fails_and_publishes_nothing(s3, client, bucket, conten
     assert s3.complete_raw(upload).status_code == 409
     assert stored(client, bucket) == [MARKER]
     assert s3.cancel_raw(upload).status_code == 200
+
+
+def test_a_file_that_is_appended_to_is_read_from_the_disk_and_then_from_the_bucket(
+    s3, s3_server, content
+):
+    """Moved into the bucket, it stays open on the disk for who began to read it there."""
+    tus, data = Tus(s3_server), content(7 * MIB)
+    upload = tus.create(len(data))
+    with reader(s3_server, buffer_bytes=64 * 1024) as early, reader(s3_server) as late:
+        response = early.ask(upload.id)
+        tus.patch(upload, 0, data[:MIB])
+        assert response.read(1000) == data[:1000]
+        tus.patch(upload, MIB, data[MIB:])
+        until(lambda: late.is_finished(upload.id), what="it is in the bucket")
+        assert late.ask(upload.id).read() == data
+        assert late.ask(upload.id, "Range: bytes=-5").read() == data[-5:]
+        assert response.read() == data[1000:]
+    assert tus.delete(upload).status_code == 204

@@ -11,9 +11,9 @@ import pytest
 
 from tests.conftest import StartServer
 from tests.harness.native import MIB, Native, Upload
-from tests.harness.reading import Reader, reader
+from tests.harness.reading import reader
 from tests.harness.samba import Samba
-from tests.harness.tus import Tus, TusUpload
+from tests.harness.tus import Tus
 from tests.live.wire import metric, until
 
 pytestmark = pytest.mark.live
@@ -107,11 +107,5 @@ def test_a_file_that_is_appended_to_is_read_from_the_share_while_it_grows(
         assert [response.read(MIB) for response in responses] == [data[:MIB]] * 2
         tus.patch(upload, MIB, data[MIB:])
         assert [response.read() for response in responses] == [data[MIB:]] * 2
-        until(lambda: finished(connection, upload), what="it is published")
+        until(lambda: connection.is_finished(upload.id), what="it is published")
         assert connection.ask(upload.id, "Range: bytes=5-9").read() == data[5:10]
-
-
-def finished(connection: Reader, upload: TusUpload) -> bool:
-    response = connection.ask(upload.id)
-    response.read()
-    return "ETag" in response.headers
