@@ -49,6 +49,14 @@ def split_address(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def local_url(address: str) -> str:
+    """Return the URL by which somebody on this machine reaches a server on ``host:port``."""
+    host, port = split_address(address)
+    if host in {"0.0.0.0", "::"}:
+        host = "localhost"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def database_uri(value: str) -> str:
     """Return SQLAlchemy's URI of a DATABASE_URL.
 

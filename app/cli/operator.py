@@ -14,6 +14,7 @@ from app.jobs.finalize import Finalizer
 from app.jobs.runner import Runner
 from app.jobs.sweep import Sweeper
 from app.ledger.database import Ledger
+from app.settings import Settings
 from app.uploads.service import UploadService
 
 P = ParamSpec("P")
@@ -23,6 +24,7 @@ R = TypeVar("R")
 class Operator(Protocol):
     """The collaborators of this process. Some are made on first use and may fail then."""
 
+    settings: Settings
     clock: Clock
     ledger: Ledger
 

@@ -12,8 +12,16 @@ from urllib.parse import quote
 import jwt
 
 from app.domain.access import Principal, Scope
+from app.domain.names import parse_client_name
 from app.domain.tokens import ALGORITHM
-from app.errors import NotAuthenticated, TokenExpired
+from app.errors import InvalidField, InvalidName, NotAuthenticated, TokenExpired
+
+#: A working day; who needs more says so.
+DEFAULT_SECONDS = 12 * 3600
+MAX_SECONDS = 365 * 24 * 3600
+
+#: What the ledger's column of owners holds, in characters; the minter's name counts.
+MAX_OWNER_CHARACTERS = 255
 
 #: Tells session tokens from part tokens, which are signed with the same secret.
 _USE = "session"
@@ -37,6 +45,50 @@ def session_owner(minter: str, user: str) -> str:
     return f"user:{quote(minter, safe=':')}/{user}"
 
 
+def mint_session(
+    minter: str,
+    user: str,
+    now_seconds: int,
+    secret: str,
+    *,
+    directory: str = "",
+    max_bytes: int | None = None,
+    protocols: frozenset[str] | None = None,
+    lifetime_seconds: int | None = None,
+) -> tuple[str, int]:
+    """Return a session token for a user of ``minter``, and the Unix time it is valid until.
+
+    ``directory`` "": the storage's root. None: the server's limit, every
+    protocol, DEFAULT_SECONDS. Raises InvalidField.
+    """
+    lifetime_seconds = lifetime_seconds or DEFAULT_SECONDS
+    if lifetime_seconds > MAX_SECONDS:
+        raise InvalidField("expires_in", f"must be at most {MAX_SECONDS} seconds")
+    owner = _checked_owner(minter, user)
+    session = Session(owner, _checked_directory(directory), max_bytes, protocols)
+    expires_at_seconds = now_seconds + lifetime_seconds
+    return session_token(session, expires_at_seconds, secret), expires_at_seconds
+
+
+def _checked_owner(minter: str, user: str) -> str:
+    if not user or not user.isprintable():
+        raise InvalidField("owner", "is required and must be a string of printable characters")
+    owner = session_owner(minter, user)
+    if len(owner) > MAX_OWNER_CHARACTERS:
+        raise InvalidField("owner", "is too long; 150 characters always fit")
+    return owner
+
+
+def _checked_directory(directory: str) -> str:
+    if not directory:
+        return ""
+    try:
+        name = parse_client_name(directory.removesuffix("/"))
+    except InvalidName as error:
+        raise InvalidField("directory", error.message) from error
+    return "/".join(filter(None, (name.directory, name.filename)))
+
+
 def session_token(session: Session, expires_at_seconds: int, secret: str) -> str:
     """Return a signed token for ``session``, valid until a Unix time."""
     claims = {
@@ -48,6 +100,15 @@ def session_token(session: Session, expires_at_seconds: int, secret: str) -> str
         "exp": expires_at_seconds,
     }
     return jwt.encode(claims, secret, algorithm=ALGORITHM)
+
+
+def page_link(base_url: str, token: str) -> str:
+    """Return the address of the upload page with a token for it.
+
+    The token is in the fragment, which browsers keep to themselves: it is in no
+    request, no server's log and no Referer.
+    """
+    return f"{base_url}/upload-page#token={token}"
 
 
 def session_principal(token: str, secret: str) -> Principal:

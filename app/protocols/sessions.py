@@ -9,19 +9,11 @@ from flask.typing import ResponseReturnValue
 
 from app.domain.access import SESSION_PROTOCOLS, Scope
 from app.domain.clock import rfc3339
-from app.domain.names import parse_client_name
-from app.domain.sessions import Session, session_owner, session_token
-from app.errors import InvalidField, InvalidName
+from app.domain.sessions import mint_session
+from app.errors import InvalidField
 from app.protocols.auth import api_key_principal
 from app.protocols.context import context
 from app.protocols.json_body import json_object
-
-#: A working day; who needs more says so.
-DEFAULT_SECONDS = 12 * 3600
-MAX_SECONDS = 365 * 24 * 3600
-
-#: What the ledger's column of owners holds, in characters; the key's name counts.
-MAX_OWNER_CHARACTERS = 255
 
 bp = Blueprint("sessions", __name__, url_prefix="/upload")
 
@@ -32,44 +24,24 @@ def create() -> ResponseReturnValue:
     here = context()
     principal = api_key_principal(request, here.settings, here.ledger, Scope.UPLOAD)
     fields = json_object()
-    session = Session(
-        owner=_owner(fields, principal.owner),
-        directory=_directory(fields),
+    token, expires_at_seconds = mint_session(
+        principal.owner,
+        _text(fields, "owner"),
+        here.clock.now_ms() // 1000,
+        here.settings.jwt_secret.get_secret_value(),
+        directory=_text(fields, "directory"),
         max_bytes=_positive(fields, "max_bytes"),
         protocols=_protocols(fields),
+        lifetime_seconds=_positive(fields, "expires_in"),
     )
-    lifetime_seconds = _positive(fields, "expires_in") or DEFAULT_SECONDS
-    if lifetime_seconds > MAX_SECONDS:
-        raise InvalidField("expires_in", f"must be at most {MAX_SECONDS} seconds")
-    expires_at_seconds = here.clock.now_ms() // 1000 + lifetime_seconds
-    secret = here.settings.jwt_secret.get_secret_value()
-    return jsonify(
-        token=session_token(session, expires_at_seconds, secret),
-        expires_at=rfc3339(expires_at_seconds * 1000),
-    )
+    return jsonify(token=token, expires_at=rfc3339(expires_at_seconds * 1000))
 
 
-def _owner(fields: dict[str, Any], minter: str) -> str:
-    user = fields.get("owner")
-    if not isinstance(user, str) or not user or not user.isprintable():
-        raise InvalidField("owner", "is required and must be a string of printable characters")
-    owner = session_owner(minter, user)
-    if len(owner) > MAX_OWNER_CHARACTERS:
-        raise InvalidField("owner", "is too long; 150 characters always fit")
-    return owner
-
-
-def _directory(fields: dict[str, Any]) -> str:
-    directory = fields.get("directory")
-    if directory is None or directory == "":
-        return ""
-    if not isinstance(directory, str):
-        raise InvalidField("directory", "must be a string")
-    try:
-        name = parse_client_name(directory.removesuffix("/"))
-    except InvalidName as error:
-        raise InvalidField("directory", error.message) from error
-    return "/".join(filter(None, (name.directory, name.filename)))
+def _text(fields: dict[str, Any], field: str) -> str:
+    value = fields.get(field)
+    if value is not None and not isinstance(value, str):
+        raise InvalidField(field, "must be a string")
+    return value or ""
 
 
 def _positive(fields: dict[str, Any], field: str) -> int | None:
