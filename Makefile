@@ -19,18 +19,21 @@ LOCALSTACK_STAMP := .localstack/.made
 NODE_STAMP := node_modules/.test
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test lint localstack bench clean
+.PHONY: help run dev test lint localstack bench assets clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(RUN_STAMP) ## Serve on port 3000: environment, secrets, tables and all
+	@sh deploy/assets --try
 	@$(BIN)/python deploy/serve $(ARGS)
 
 dev: $(RUN_STAMP) ## Serve, and start again whenever a file changes
+	@sh deploy/assets --try
 	@$(BIN)/python deploy/serve --reload $(ARGS)
 
 test: $(TEST_STAMP) $(NODE_STAMP) ## Run all tests
+	@sh deploy/assets --try
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(TEST_STAMP) ## Check style, format and types
@@ -43,8 +46,12 @@ localstack: $(LOCALSTACK_STAMP) ## Install LocalStack, an S3 server that tests w
 bench: $(TEST_STAMP) ## Measure Longhaul and its peers on this machine
 	@$(BIN)/python -m bench $(ARGS)
 
+assets: ## Fetch the JavaScript that the upload page needs, with npm
+	@sh deploy/assets
+
 clean: ## Remove the environment and caches; uploads, ledger and .env stay
-	rm -rf $(VENV) .localstack node_modules bench/node/node_modules bench/go .pytest_cache .mypy_cache .ruff_cache .hypothesis build longhaul.egg-info
+	rm -rf $(VENV) .localstack node_modules bench/node/node_modules bench/go resumable_static/vendor \
+		.pytest_cache .mypy_cache .ruff_cache .hypothesis build longhaul.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN_STAMP): $(PINS)

@@ -35,6 +35,7 @@ def create_app(settings: Settings | None = None, storage: Storage | None = None)
         sessions,
         system,
         tus,
+        upload_page,
     )
     from app.protocols.context import EXTENSION
     from app.settings import load_settings
@@ -60,5 +61,6 @@ def create_app(settings: Settings | None = None, storage: Storage | None = None)
     if settings.downloads:
         app.register_blueprint(downloads.bp)
     tus.install(app, downloads=settings.downloads)
+    app.register_blueprint(upload_page.bp)
     cli.install(app, wiring)
     return app

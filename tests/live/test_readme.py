@@ -49,7 +49,7 @@ def test_every_route_is_in_the_table_of_endpoints(tmp_path: Path) -> None:
     app = create_app(
         Settings(api_key=API_KEY, jwt_secret=JWT_SECRET, database_path=str(tmp_path / "db"))
     )
-    names = {"upload_id": "{id}", "part": "{n}"}
+    names = {"upload_id": "{id}", "part": "{n}", "file": "{file}"}
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(\w+)>", lambda match: names[match[1]], rule.rule)
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:

@@ -162,7 +162,9 @@ def test_packages_from_npm_are_pinned_and_locked(directory: str) -> None:
 def test_make_lists_its_targets_by_itself() -> None:
     listed = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     targets = re.findall(r"(?m)^make (\w+) +\S", listed)
-    assert targets == ["help", "run", "dev", "test", "lint", "localstack", "bench", "clean"]
+    assert targets == [
+        *("help", "run", "dev", "test", "lint", "localstack", "bench", "assets", "clean")
+    ]
 
 
 def init_sh(directory: Path) -> subprocess.CompletedProcess[str]:
@@ -277,7 +279,7 @@ def test_the_hint_of_make_run_is_a_command_that_a_shell_takes(
     bare: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], url: str
 ) -> None:
     key = 'it\'s a "key" $HOME'
-    for name, value in ({"API_KEY": key, "JWT_SECRET": "s"} | variables).items():
+    for name, value in ({"API_KEY": key, "JWT_SECRET": "s" * 32} | variables).items():
         monkeypatch.setenv(name, value)
     loader = importlib.machinery.SourceFileLoader("serve", str(ROOT / "deploy/serve"))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("serve", loader))
