@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.harness.missing import lacking
 from tests.harness.server import free_port
 
 START_SECONDS = 30
@@ -38,6 +39,11 @@ http {{
 def find_nginx() -> str | None:
     """Return the program; Debian keeps it in sbin, which not every PATH names."""
     return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+def require_nginx() -> str:
+    """Return the program; where it is not installed: skip here, fail in CI."""
+    return find_nginx() or lacking("nginx is not installed (Debian: apt-get install nginx-light)")
 
 
 class Nginx:

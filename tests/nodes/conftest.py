@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.harness.cluster import Cluster
-from tests.harness.nginx import find_nginx
+from tests.harness.missing import lacking
+from tests.harness.nginx import require_nginx
 from tests.harness.postgres import Postgres, find_programs
 
 StartCluster = Callable[..., Cluster]
@@ -20,7 +20,7 @@ def restartable_postgres() -> Iterator[Postgres]:
     """A PostgreSQL server that tests here may restart; skip where there is none, fail in CI."""
     programs = find_programs()
     if programs is None:
-        _missing("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+        lacking("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     server = Postgres(programs)
     server.start()
     yield server
@@ -30,9 +30,7 @@ def restartable_postgres() -> Iterator[Postgres]:
 @pytest.fixture
 def start_cluster(restartable_postgres: Postgres, tmp_path: Path) -> Iterator[StartCluster]:
     """Start a cluster of a test's own: ``start_cluster(nodes=2, shared_storage=False)``."""
-    program = find_nginx()
-    if program is None:
-        _missing("nginx is not installed (Debian: apt-get install nginx-light)")
+    program = require_nginx()
     name = restartable_postgres.new_database()
     clusters: list[Cluster] = []
 
@@ -46,9 +44,3 @@ def start_cluster(restartable_postgres: Postgres, tmp_path: Path) -> Iterator[St
     for cluster in clusters:
         cluster.close()
     restartable_postgres.drop_database(name)
-
-
-def _missing(reason: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
