@@ -6,6 +6,7 @@ from bench.loads import Durability
 from bench.peers.base import Peer
 from bench.peers.native import NativeParts
 from bench.peers.nginx import Nginx, NginxSmallBuffer
+from bench.peers.nodes import Nodes
 from bench.peers.plain_flask import PlainFlask
 from bench.peers.pump import PumpFileEach, UnhashedPump
 from bench.peers.reading import LonghaulGrowing, LonghaulReading, NginxReading
@@ -36,6 +37,8 @@ ALL: tuple[Peer, ...] = (
     NativeParts(Durability.STRICT),
     ResumableOctet(Durability.STRICT),
     ResumableForm(Durability.STRICT),
+    Nodes(Durability.STRICT, 1),
+    Nodes(Durability.STRICT, 2),
     TusNode(Durability.STRICT),
     Tusd(Durability.STRICT),
     LonghaulTus(Durability.STRICT),

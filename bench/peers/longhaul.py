@@ -80,6 +80,18 @@ class Server:
         return Path(answer["final_path"])
 
 
+def common_settings(storage: Path, durability: Durability, part_bytes: int) -> dict[str, str]:
+    """Return the environment that every Longhaul of the benchmark has."""
+    return {
+        "PYTHONPATH": str(REPOSITORY),
+        "API_KEY": API_KEY,
+        "JWT_SECRET": _JWT_SECRET,
+        "LOCAL_STORAGE_PATH": str(storage),
+        "DURABILITY": durability.value,
+        "CHUNK_SIZE_MB": str(part_bytes // MIB),
+    }
+
+
 @contextmanager
 def longhaul(
     directory: Path,
@@ -95,15 +107,10 @@ def longhaul(
     """
     port, storage = free_port(), directory / "storage"
     env = {
-        "PYTHONPATH": str(REPOSITORY),
-        "API_KEY": API_KEY,
-        "JWT_SECRET": _JWT_SECRET,
+        **common_settings(storage, durability, part_bytes),
         "BIND_ADDR": f"127.0.0.1:{port}",
-        "LOCAL_STORAGE_PATH": str(storage),
         "DATABASE_PATH": str(directory / "ledger.db"),
         "DATABASE_URL": "",
-        "DURABILITY": durability.value,
-        "CHUNK_SIZE_MB": str(part_bytes // MIB),
         "WORKERS": str(WORKERS),
         **(more_env or {}),
     }

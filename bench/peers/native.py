@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from bench.client import Transfer, put_head
@@ -18,9 +18,13 @@ class NativeParts(Peer):
 
     name = "Longhaul native"
 
+    def server(self, directory: Path, load: Load) -> AbstractContextManager[Server]:
+        """Run what is measured, with parts of the load's bodies."""
+        return longhaul(directory, self.durability, load.body_bytes)
+
     @contextmanager
     def serve(self, directory: Path, load: Load, source: Source) -> Iterator[Served]:
-        with longhaul(directory, self.durability, load.body_bytes) as server:
+        with self.server(directory, load) as server:
             total_size = load.total_count * load.body_bytes
             document = {"filename": "bench/file.bin", "total_size": total_size}
             upload = server.call("POST", "/upload/init", document).value
