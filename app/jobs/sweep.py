@@ -105,7 +105,7 @@ class Sweeper:
         for orphan in self._storage.orphans(older_than_seconds):
             if lease.lost:
                 return
-            if self._ledger.sweeping.is_wanted(orphan.upload_id):
+            if self._ledger.sweeping.is_wanted(orphan.upload_id, orphan.root_id):
                 continue
             if not dry_run:
                 staged = StagedObject(

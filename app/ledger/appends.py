@@ -20,8 +20,9 @@ from app.ledger.models import uploads
 from app.ledger.outbox import EventKind, append_event_once
 from app.ledger.parts import open_upload
 from app.ledger.records import PARTIAL, UploadRecord
+from app.ledger.room import count_unreceived_bytes, take_turns
 from app.ledger.transactions import Transactions
-from app.ledger.uploads import count_unreceived_bytes, find, take_turns
+from app.ledger.uploads import find
 
 # Statements of the hot path are built once: making one anew costs six times as
 # much as running it. An offset never goes back.
@@ -200,6 +201,9 @@ class AppendLedger:
         if row is None:
             open_upload(connection, upload.id, now_ms)
             raise LeaseLost
+        recorded = UploadRecord.from_row(row)
+        if recorded.root_id != upload.root_id:  # moved to another node meanwhile
+            raise LeaseLost
         if upload.concat == PARTIAL and expires_at_ms > upload.expires_at_ms:
             prolong_finals_of(connection, upload.id, expires_at_ms)
-        return UploadRecord.from_row(row)
+        return recorded

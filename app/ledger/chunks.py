@@ -25,8 +25,9 @@ from app.ledger.models import aliases, bitmap, receipts, uploads
 from app.ledger.parts import PartClaim, find_receipt, open_upload
 from app.ledger.prepared import Prepared
 from app.ledger.records import AliasKey, NewUpload, UploadRecord
+from app.ledger.room import take_turns
 from app.ledger.transactions import Transactions
-from app.ledger.uploads import find, insert_upload, take_turns
+from app.ledger.uploads import find, insert_upload
 
 _NAMED = (
     aliases.c.namespace == bindparam("namespace"),

@@ -14,8 +14,9 @@ from app.ledger.models import uploads
 from app.ledger.outbox import EventKind, append_event, queue_delivery
 from app.ledger.parts import clear_parts
 from app.ledger.records import UploadRecord
+from app.ledger.room import take_turns
 from app.ledger.transactions import Transactions
-from app.ledger.uploads import find, take_turns, transition
+from app.ledger.uploads import find, transition
 
 
 class FinalizeQueue:

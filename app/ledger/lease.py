@@ -26,6 +26,8 @@ class Lease:
     """A lease held by this process. ``deadline`` is on the clock of ``Clock.monotonic``.
 
     ``wake`` is called when others want more of the holder than before.
+    ``root_id``: where the holder writes to, once it knows; an upload that was
+    moved to another root meanwhile takes nothing of it.
     """
 
     def __init__(self, upload_id: str, key: str, generation: int, claimed_at: float) -> None:
@@ -33,6 +35,7 @@ class Lease:
         self.key = key
         self.generation = generation
         self.contention = Contention.NONE
+        self.root_id: str | None = None
         self.wake: Callable[[], None] = lambda: None
         self.renewed(claimed_at)
 

@@ -60,7 +60,7 @@ _COUNT_PART = Prepared(
             else_=uploads.c.expires_at_ms,
         ),
     )
-    .returning(uploads.c.received, uploads.c.part_count)
+    .returning(uploads.c.received, uploads.c.part_count, uploads.c.root_id)
 )
 _BEGIN_FINALIZING = (
     update(uploads)
@@ -168,7 +168,10 @@ class PartLedger:
             if counted is None:
                 open_upload(connection, upload_id, now_ms)
                 raise LeaseLost
-            if not self._leases.end(connection, lease):
+            if not self._leases.end(connection, lease) or lease.root_id not in (
+                None,
+                counted.root_id,
+            ):
                 raise LeaseLost
             word, mask = word_and_mask(receipt.part)
             bit = {"upload_id": upload_id, "word": word, "bits": mask, "mask": mask}

@@ -144,10 +144,12 @@ class SweepLedger:
             ~to_be_told,
         )
 
-    def is_wanted(self, upload_id: str) -> bool:
-        """Tell whether staged bytes of this id may still be needed."""
+    def is_wanted(self, upload_id: str, root_id: str) -> bool:
+        """Tell whether staged bytes of this id on this root may still be needed."""
         upload = self._transactions.read(lambda connection: find(connection, upload_id))
-        return upload is not None and upload.state not in GONE and upload.state != State.COMPLETE
+        if upload is None or upload.root_id != root_id:  # it may have moved to another one
+            return False
+        return upload.state not in GONE and upload.state != State.COMPLETE
 
     def forget_dead_leases(self) -> None:
         """Remove lease rows that ran out: their holders are gone."""

@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
+from sqlalchemy import Connection, bindparam, exists, select, update
 
 from app.domain.states import State, check
 from app.errors import (
     LeaseLost,
     PartsMissing,
-    StorageFull,
     UploadLocked,
     UploadNotFound,
     UploadNotOpen,
 )
 from app.ledger.finals import start_finals_of
 from app.ledger.leases import CREATE, Lease, Leases
-from app.ledger.models import instance, uploads
+from app.ledger.models import leases as lease_rows
+from app.ledger.models import uploads
 from app.ledger.outbox import EventKind, append_event, append_event_once
-from app.ledger.records import FINAL, PARTIAL, NewUpload, UploadRecord
+from app.ledger.records import PARTIAL, NewUpload, UploadRecord
+from app.ledger.room import require_room
 from app.ledger.transactions import Transactions
 
 _SELECT = select(uploads).where(uploads.c.id == bindparam("upload_id"))
 
 # SQLite knows no FOR UPDATE and needs none: SQLAlchemy leaves it out there.
 _SELECT_LOCKED = _SELECT.with_for_update()
-_LOCK_INSTANCE = select(instance.c.id).with_for_update()
 
 
 class UploadLedger:
@@ -112,6 +112,42 @@ class UploadLedger:
         self._leases.drop(lease)
         return record
 
+    def move(
+        self, upload: UploadRecord, root_id: str, room_bytes: int | None, lease: Lease | None
+    ) -> UploadRecord | None:
+        """Move an open upload to another root, where nothing is staged yet.
+
+        None where bytes of it are recorded, or anybody but the holder of
+        ``lease`` may be writing. Whoever comes to write at the same moment is
+        told apart by ``Lease.root_id``. ``room_bytes`` as in ``create``. Raises
+        StorageFull.
+        """
+        others = lease_rows.c.generation != (0 if lease is None else lease.generation)
+        writing = exists().where(
+            lease_rows.c.upload_id == uploads.c.id, others, self._leases.live()
+        )
+
+        def work(connection: Connection) -> UploadRecord | None:
+            if room_bytes is not None:
+                require_room(connection, root_id, upload.length, room_bytes)
+            row = connection.execute(
+                update(uploads)
+                .where(
+                    uploads.c.id == upload.id,
+                    uploads.c.state == State.OPEN,
+                    uploads.c.root_id == upload.root_id,
+                    uploads.c.received == 0,
+                    uploads.c.offset == 0,
+                    uploads.c.concat.is_(None),  # those are to lie beside each other
+                    ~writing,
+                )
+                .values(root_id=root_id, staging_key=None)
+                .returning(*uploads.c)
+            ).first()
+            return None if row is None else UploadRecord.from_row(row)
+
+        return self._transactions.write(work)
+
     def queue_finalize(self, upload_id: str, now_ms: int) -> UploadRecord:
         """Move a full upload from open or failed to finalizing, due at once; idempotent after that.
 
@@ -194,10 +230,7 @@ def insert_upload(
     values = asdict(new)
     values["metadata"] = values.pop("details")
     if room_bytes is not None:
-        take_turns(connection)  # or two would find the same room
-        announced = count_unreceived_bytes(connection, new.root_id)
-        if (new.length or 0) > room_bytes - announced:
-            raise StorageFull
+        require_room(connection, new.root_id, new.length, room_bytes)
     connection.execute(
         uploads.insert().values(
             **values,
@@ -228,14 +261,6 @@ def find(connection: Connection, upload_id: str, *, locked: bool = False) -> Upl
     return None if row is None else UploadRecord.from_row(row)
 
 
-def take_turns(connection: Connection) -> None:
-    """Wait for every other transaction that has called this: for counting before acting.
-
-    On SQLite write transactions take turns anyway.
-    """
-    connection.execute(_LOCK_INSTANCE)
-
-
 def transition(
     connection: Connection,
     upload: UploadRecord,
@@ -255,21 +280,3 @@ def transition(
         .returning(*uploads.c)
     ).first()
     return None if row is None else UploadRecord.from_row(row)
-
-
-def count_unreceived_bytes(connection: Connection, root_id: str) -> int:
-    """Return the bytes that uploads on a root have announced and that are not there yet.
-
-    One that is made of others has none of its own before it is finished.
-    """
-    received_bytes = uploads.c.received * func.coalesce(uploads.c.part_size, 0) + uploads.c.offset
-    missing = func.coalesce(uploads.c.length, 0) - received_bytes
-    joining = and_(uploads.c.state == State.FINALIZING, uploads.c.concat == FINAL)
-    total = connection.execute(
-        select(func.sum(missing)).where(
-            uploads.c.root_id == root_id,
-            or_(uploads.c.state == State.OPEN, joining),
-            missing > 0,
-        )
-    ).scalar_one()
-    return int(total or 0)

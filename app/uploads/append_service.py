@@ -58,7 +58,7 @@ class AppendService:
         self._appender = Appender(
             ledger, storage, clock, policy, drain, uploads.staging, self._creator
         )
-        self._concatenator = Concatenator(ledger, storage, clock, self._creator)
+        self._concatenator = Concatenator(ledger, storage, clock, uploads.staging, self._creator)
 
     @property
     def can_concatenate(self) -> bool:

@@ -35,7 +35,7 @@ from app.storage.base import Storage
 from app.uploads.creating import Creator
 from app.uploads.growing import Growth, Verification, receive_nothing
 from app.uploads.policy import Policy
-from app.uploads.staging import Staging
+from app.uploads.staging import Staging, staged_object
 from app.uploads.visibility import require_visible
 
 log = structlog.get_logger(__name__)
@@ -183,10 +183,12 @@ class Appender:
         self._creator.require_allowed(wanted.length, wanted.max_bytes)
         if wanted.length < upload.offset:
             raise InvalidField("length", f"is less than the {upload.offset} bytes received")
-        room_bytes = self._creator.room_bytes(upload.root_id)
+        room_bytes = self._staging.room_bytes(upload.root_id)
         return self._ledger.appends.set_length(lease, wanted.length, room_bytes)
 
     def _grow(self, upload: UploadRecord, lease: Lease, wanted: Append, body: Body) -> Appended:
+        if body.length != 0:
+            upload = self._staging.ensure(upload, lease)
         growth = Growth(
             ledger=self._ledger,
             storage=self._storage,
@@ -201,5 +203,5 @@ class Appender:
         if body.length == 0:
             recorded = growth.record_nothing(body)
         else:
-            recorded = growth.receive(self._staging.ensure(upload), body)
+            recorded = growth.receive(staged_object(upload), body)
         return Appended(recorded, recorded.offset - upload.offset)

@@ -30,6 +30,7 @@ from app.uploads.comparing import Comparison, OtherBytes
 from app.uploads.creating import Wish
 from app.uploads.policy import Policy
 from app.uploads.service import UploadService
+from app.uploads.staging import staged_object
 from app.uploads.transfers import require_whole
 from app.uploads.views import UploadView, upload_view
 
@@ -150,7 +151,8 @@ class ChunkService:
         ``ahead`` has been taken from the body before.
         """
         span = upload.geometry.span(index)
-        staged = self._uploads.staging.ensure(upload)
+        upload = self._uploads.staging.ensure(upload, lease)
+        staged = staged_object(upload)
         length = span.length - same_bytes
         with self._storage.writer(staged, index, span.offset + same_bytes, length) as writer:
             if ahead:
@@ -179,10 +181,10 @@ class ChunkService:
     def _replace(self, upload: UploadRecord, index: int, lease: Lease, body: Body) -> UploadView:
         """Compare a stored chunk of an open upload with what arrives, and keep the latter."""
         span = upload.geometry.span(index)
-        staged = self._uploads.staging.ensure(upload)
+        upload = self._uploads.staging.ensure(upload, lease)
         same_bytes, ahead = 0, b""
         if self._storage.capabilities_of(upload.root_id).readable_staging:
-            with self._comparison([staged.staging_key], span.offset) as comparison:
+            with self._comparison([upload.staging_key], span.offset) as comparison:
                 try:
                     transfer = self._transfers.receive(
                         upload, body, comparison, span.length, lease=lease, is_writer=False

@@ -11,7 +11,8 @@ from app.errors import InvalidField, StorageUnavailable, UploadNotFound, WrongRo
 from app.ledger.database import Ledger
 from app.ledger.records import FINAL, PARTIAL, UploadRecord
 from app.storage.base import Capabilities, Storage
-from app.uploads.creating import Creator, Wish
+from app.uploads.creating import Creator
+from app.uploads.staging import Staging, Wish
 from app.uploads.visibility import require_visible
 
 
@@ -23,10 +24,18 @@ def can_join(capabilities: Capabilities) -> bool:
 class Concatenator:
     """Creates final uploads."""
 
-    def __init__(self, ledger: Ledger, storage: Storage, clock: Clock, creator: Creator) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        storage: Storage,
+        clock: Clock,
+        staging: Staging,
+        creator: Creator,
+    ) -> None:
         self._ledger = ledger
         self._storage = storage
         self._clock = clock
+        self._staging = staging
         self._creator = creator
 
     def create(
@@ -51,7 +60,7 @@ class Concatenator:
         lease = self._ledger.concatenations.create(
             new,
             partial_ids,
-            room_bytes=self._creator.room_bytes(new.root_id),
+            room_bytes=self._staging.room_bytes(new.root_id),
             monotonic=self._clock.monotonic,
         )
         self._creator.stage(new, lease)

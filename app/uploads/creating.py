@@ -14,7 +14,6 @@ from app.domain.names import parse_client_name, target_key
 from app.domain.parts import MAX_PARTS, Geometry
 from app.domain.targets import parse_target
 from app.errors import LonghaulError, StorageFull, TryAgain, UploadTooLarge
-from app.ingest.threads import sync_pool
 from app.ledger.database import Ledger
 from app.ledger.leases import Lease
 from app.ledger.records import AliasKey, NewUpload, UploadRecord
@@ -69,7 +68,7 @@ class Creator:
         """
         new = self.planned(protocol, owner, wish)
         lease = self._ledger.uploads.create(
-            new, room_bytes=self.room_bytes(new.root_id), monotonic=self._clock.monotonic
+            new, room_bytes=self._staging.room_bytes(new.root_id), monotonic=self._clock.monotonic
         )
         return self.stage(new, lease)
 
@@ -83,7 +82,7 @@ class Creator:
             alias,
             new,
             grace_ms=self._policy.grace_ms,
-            room_bytes=self.room_bytes(new.root_id),
+            room_bytes=self._staging.room_bytes(new.root_id),
             monotonic=self._clock.monotonic,
         )
         return record if lease is None else self.stage(new, lease)
@@ -140,13 +139,6 @@ class Creator:
         """Return the smaller of the server's and the principal's limit, None without any."""
         limits = [limit for limit in (self._policy.max_upload_bytes, max_bytes) if limit]
         return min(limits, default=None)
-
-    def room_bytes(self, root_id: str) -> int | None:
-        """What a root can still take; None: not known, or not to be checked."""
-        if not self._policy.check_free_disk:
-            return None
-        free_bytes = sync_pool.run(lambda: self._storage.check(root_id))
-        return None if free_bytes is None else free_bytes - self._policy.min_free_disk_bytes
 
     def stage(self, new: NewUpload, lease: Lease) -> UploadRecord:
         """Make the staged object of an upload whose row has just been made, or give it up."""

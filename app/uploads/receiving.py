@@ -19,7 +19,7 @@ from app.ledger.parts import PartClaim
 from app.ledger.records import ReceiptRecord, UploadRecord
 from app.storage.base import Storage
 from app.uploads.policy import Policy
-from app.uploads.staging import Staging
+from app.uploads.staging import Staging, staged_object
 from app.uploads.transfers import Transfers, require_whole
 from app.uploads.views import PartStored
 
@@ -86,7 +86,8 @@ class PartReceiver:
         self, upload: UploadRecord, index: int, lease: Lease, body: Body, digest: bytes | None
     ) -> PartStored:
         span = upload.geometry.span(index)
-        staged = self._staging.ensure(upload)
+        upload = self._staging.ensure(upload, lease)
+        staged = staged_object(upload)
         sha256 = hashlib.sha256()
         with self._storage.writer(staged, index, span.offset, span.length) as writer:
             transfer = self._transfers.receive(

@@ -55,7 +55,7 @@ class UploadService:
         self._storage = storage
         self._clock = clock
         self._policy = policy
-        self.staging = Staging(ledger, storage, clock)
+        self.staging = Staging(ledger, storage, clock, policy)
         self.creator = Creator(ledger, storage, clock, policy, self.staging)
         self.transfers = Transfers(ledger, storage, clock, policy, drain)
         self._receiver = PartReceiver(ledger, storage, clock, policy, self.staging, self.transfers)

@@ -37,7 +37,7 @@ class Appended:
         database = Database(f"sqlite:///{server.database}", Path(f"{server.database}.d") / "run")
         ledger, clock = database.ledger(), Clock()
         storage = LocalStorage(str(server.uploads), ledger.instance_id(), file_mode=0o640)
-        staging = Staging(ledger, storage, clock)
+        staging = Staging(ledger, storage, clock, POLICY)
         creator = Creator(ledger, storage, clock, POLICY, staging)
         wish.setdefault("filename", "growing.bin")
         record = creator.create("tus", owner, Wish(length=length, **wish))

@@ -12,9 +12,15 @@ from typing import Any
 import psycopg
 
 from tests.harness.nginx import Nginx
-from tests.harness.server import Server
+from tests.harness.server import ROOT, Server
+
+#: How requests find their node: one after the other, or as the configuration we ship has it.
+IN_TURN, BY_UPLOAD = "in turn", "by upload"
+
+_SHIPPED = ROOT / "deploy" / "nginx-nodes.conf"
 
 _HTTP = """\
+    access_log off;
     client_max_body_size 0;
     upstream longhaul {{ {servers} keepalive 16; }}
     server {{
@@ -43,9 +49,11 @@ class Cluster:
         *,
         nodes: int = 2,
         shared_storage: bool = True,
+        balancing: str = IN_TURN,
         **settings: object,
     ) -> None:
         self._database_url = database_url
+        self._balancing = balancing
         self.nodes = [
             self._node(directory, number, shared_storage, settings) for number in range(nodes)
         ]
@@ -58,7 +66,20 @@ class Cluster:
             node.start()
         # max_fails=0: a node that fails is asked again at once, so that clients see its errors.
         servers = " ".join(f"server 127.0.0.1:{node.port} max_fails=0;" for node in self.nodes)
-        self.balancer.start(_HTTP.format(servers=servers, port=self.balancer.port))
+        if self._balancing == IN_TURN:
+            self.balancer.start(_HTTP.format(servers=servers, port=self.balancer.port))
+        else:
+            self.balancer.start_with(self._shipped())
+
+    def _shipped(self) -> str:
+        """Return the configuration we ship, with our addresses."""
+        text = _SHIPPED.read_text().replace(
+            "listen 8080;", f"listen 127.0.0.1:{self.balancer.port};"
+        )
+        for name, node in zip(("node-a", "node-b"), self.nodes, strict=True):
+            assert f"server {name}:3000" in text
+            text = text.replace(f"server {name}:3000", f"server 127.0.0.1:{node.port}")
+        return text
 
     def close(self) -> None:
         """End everything; fail if a log tells of a bug."""

@@ -17,22 +17,18 @@ from tests.harness.server import free_port
 START_SECONDS = 30
 STOP_SECONDS = 30
 
-_CONFIG = """\
+#: What a test's nginx needs around a configuration, whoever runs it.
+_MAIN = """\
 {user}
-worker_processes 1;
 daemon off;
 pid {directory}/nginx.pid;
-error_log {directory}/error.log warn;
-events {{ worker_connections 1024; }}
-http {{
-    access_log {directory}/access.log;
+"""
+_HTTP = """
     client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
-    {http}
-}}
 """
 
 
@@ -61,13 +57,20 @@ class Nginx:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, http: str) -> None:
-        """Start and wait until it listens."""
-        config = self._directory / "nginx.conf"
+        """Start with an ``http`` block of these directives, and wait until it listens."""
+        self.start_with(f"events {{ worker_connections 1024; }}\nhttp {{\n{http}\n}}\n")
+
+    def start_with(self, configuration: str) -> None:
+        """Start with a whole configuration file, and wait until it listens."""
         # As root, its workers would become another user, who may not write here.
         user = f"user {pwd.getpwuid(0).pw_name};" if os.geteuid() == 0 else ""
-        config.write_text(_CONFIG.format(user=user, directory=self._directory, http=http))
+        main = _MAIN.format(user=user, directory=self._directory)
+        http = f"http {{{_HTTP.format(directory=self._directory)}"
+        config = self._directory / "nginx.conf"
+        config.write_text(main + configuration.replace("http {", http, 1))
+        errors = self._directory / "error.log"
         self._process = subprocess.Popen(
-            [self._program, "-p", str(self._directory), "-c", str(config)],
+            [self._program, "-p", str(self._directory), "-c", str(config), "-e", str(errors)],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -78,7 +81,7 @@ class Nginx:
                 return
             except OSError:
                 time.sleep(0.02)  # starting; the loop ends by its deadline
-        raise AssertionError((self._directory / "error.log").read_text())
+        raise AssertionError(errors.read_text())
 
     def stop(self) -> None:
         """Stop it at once."""

@@ -52,7 +52,7 @@ class Rig:
         self.storage = storage
         self.clock = clock
         self.policy = replace(POLICY, **policy)  # type: ignore[arg-type]
-        self.staging = Staging(ledger, storage, clock)
+        self.staging = Staging(ledger, storage, clock, self.policy)
         self.service = UploadService(ledger, storage, clock, self.policy, Drain(30))
         self.finalizer = Finalizer(ledger, storage, clock, self.policy)
         self.sweeper = Sweeper(ledger, storage, clock, self.service)
@@ -72,7 +72,7 @@ class Rig:
     def write(self, upload: UploadRecord, index: int, content: bytes) -> ReceiptRecord:
         """Write part ``index`` of ``content`` to the storage."""
         span = upload.geometry.span(index)
-        staged = self.staging.ensure(self.record(upload.id))
+        staged = staged_object(self.staging.ensure(self.record(upload.id)))
         with self.storage.writer(staged, index, span.offset, span.length) as writer:
             writer.write(memoryview(content)[span.offset : span.offset + span.length])
             stored = writer.commit(durable=False)

@@ -42,10 +42,47 @@ def test_an_upload_that_reaches_the_wrong_node_is_sent_away_and_loses_nothing(
     until(lambda: not Path(status["final_path"]).exists())
 
 
+def test_an_upload_that_has_received_nothing_moves_to_the_node_that_gets_its_first_part(
+    start_cluster: StartCluster, content: Content
+) -> None:
+    cluster = start_cluster(shared_storage=False)
+    creator, taker = (Native(node) for node in cluster.nodes)
+    data = content(2 * MIB)
+    upload = creator.init(size=len(data))
+    assert len(cluster.nodes[0].staged_files()) == 1
+    taker.put_all(upload, data)
+    assert len(cluster.nodes[1].staged_files()) == 1
+    refused = creator.put_raw(upload, 1, data[MIB:])
+    assert refused.status_code == 200, "received before: its receipt is in the ledger"
+    status = taker.complete(upload)
+    assert Path(status["final_path"]).read_bytes() == data
+    assert Path(status["final_path"]).is_relative_to(cluster.nodes[1].uploads)
+
+
+def test_behind_nginx_an_upload_stays_with_one_node_through_all_its_requests(
+    start_cluster: StartCluster, content: Content
+) -> None:
+    """By the configuration that we ship: which node creates an upload is chance."""
+    cluster = start_cluster(shared_storage=False, balancing="by upload")
+    native = Native(cluster.balancer)
+    for _ in range(6):
+        data = content(3 * MIB)
+        upload = native.init(size=len(data))
+        native.put_all(upload, data)
+        native.complete(upload)
+        downloaded = native.request("GET", f"/download/{upload.id}")
+        assert downloaded.content == data
+    seen = [cluster.requests_seen(node, "/part/") for node in (0, 1)]
+    assert sum(seen) == 18
+    assert all(count % 3 == 0 for count in seen), "no upload was torn apart"
+
+
 def test_a_node_sweeps_only_what_is_on_its_own_disk(
     start_cluster: StartCluster, content: Content
 ) -> None:
-    cluster = start_cluster(shared_storage=False, UPLOAD_TTL_HOURS=0.0003)
+    cluster = start_cluster(
+        shared_storage=False, UPLOAD_TTL_HOURS=0.0003, RUN_JOBS_IN_WORKERS="false"
+    )
     first, second = cluster.nodes
     upload = Native(first).init(size=2 * MIB)
     assert len(first.staged_files()) == 1
