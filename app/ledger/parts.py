@@ -168,10 +168,8 @@ class PartLedger:
             if counted is None:
                 open_upload(connection, upload_id, now_ms)
                 raise LeaseLost
-            if not self._leases.end(connection, lease) or lease.root_id not in (
-                None,
-                counted.root_id,
-            ):
+            is_moved = lease.root_id not in (None, counted["root_id"])
+            if is_moved or not self._leases.end(connection, lease):
                 raise LeaseLost
             word, mask = word_and_mask(receipt.part)
             bit = {"upload_id": upload_id, "word": word, "bits": mask, "mask": mask}

@@ -11,8 +11,8 @@ from app.errors import InvalidField, StorageUnavailable, UploadNotFound, WrongRo
 from app.ledger.database import Ledger
 from app.ledger.records import FINAL, PARTIAL, UploadRecord
 from app.storage.base import Capabilities, Storage
-from app.uploads.creating import Creator
-from app.uploads.staging import Staging, Wish
+from app.uploads.creating import Creator, Wish
+from app.uploads.staging import Staging
 from app.uploads.visibility import require_visible
 
 
