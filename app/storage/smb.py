@@ -159,17 +159,10 @@ class SmbStorage(Storage):
         """See Storage."""
         names = keys.split_key(key)
 
-        def stat(channel: Channel) -> ObjectStat | None:
-            file = self._found(channel, names, smb_files.find_for_reading)
-            if file is None:
-                return None
-            with file:
-                return ObjectStat(file.size_bytes, file.modified_at_seconds)
-
-        found = self._use(key, stat)
+        found = self._use(key, lambda channel: self._found(channel, names, smb_files.stat_file))
         if found is None:
             raise FileNotFoundError(key)
-        return found
+        return ObjectStat(found.size_bytes, found.modified_at_seconds)
 
     def check(self, root_id: str | None = None) -> int | None:
         """See Storage."""
@@ -249,21 +242,18 @@ class SmbStorage(Storage):
         self,
         channel: Channel,
         names: tuple[str, ...],
-        find: Callable[[Channel, tuple[str, ...]], ShareFile | None],
-    ) -> ShareFile | None:
-        """Open a file; what is not there is not there only if this is the right root."""
-        file = find(channel, self._root.below(names))
-        if file is None:
-            self._root.verify(channel)
-        return file
+        find: Callable[[Channel, tuple[str, ...]], T | None],
+    ) -> T | None:
+        """Find a file on the root, once that is proven to be the one this began with."""
+        self._root.verify(channel)
+        return find(channel, self._root.below(names))
 
     def _remove(self, names: tuple[str, ...], *, durably: bool) -> None:
         path = self._root.below(names)
 
         def remove(channel: Channel) -> None:
-            if not smb_files.remove_file(channel, path):
-                self._root.verify(channel)
-            elif durably:
+            self._root.verify(channel)
+            if smb_files.remove_file(channel, path) and durably:
                 smb_files.sync_folder(channel, path[:-1])
 
         self._use("/".join(names), remove)

@@ -16,13 +16,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from app.native_threads import native_lock
 from app.storage import files
 from app.storage import smb_requests as requests
-from app.storage.smb_errors import ConnectionLost, Refused, Status, TimedOut
-from app.storage.smb_header import HEADER_BYTES, answer_of, pack_header
+from app.storage.smb_errors import ENDED, ConnectionLost, Refused, Status, TimedOut
+from app.storage.smb_exchange import Exchange, lay_out, pack_headers
+from app.storage.smb_header import HEADER_BYTES, answer_of
 from app.storage.smb_inbox import Inbox
 from app.storage.smb_login import Login
 from app.storage.smb_requests import Command
@@ -43,19 +44,6 @@ _BUFFER_BYTES = LENGTH_BYTES + requests.WRITE_DATA_OFFSET + PIECE_BYTES
 
 #: What can go wrong in the middle of a connection, which is then of no more use.
 _FATAL = (OSError, BadSeal, ValueError, struct.error, ConnectionLost)
-
-
-class Exchange:
-    """A request that was sent, and its answer once it has come."""
-
-    __slots__ = ("answer", "buffer", "charge", "interim", "status")
-
-    def __init__(self, buffer: bytearray, charge: int) -> None:
-        self.buffer = buffer  #: the request as it was sent
-        self.charge = charge
-        self.interim = False  #: the server has said that it will take its time
-        self.status: int | None = None
-        self.answer = memoryview(b"")
 
 
 class Channel:
@@ -104,6 +92,19 @@ class Channel:
         """
         return self.finish(self.start(command, body, payload_bytes=payload_bytes))
 
+    def call_related(self, *sent: tuple[Command, bytes]) -> list[memoryview]:
+        """Send requests about one file in one go; return the answers, none of them large.
+
+        All but the first name the file SAME_HANDLE, or its handle. The server
+        carries them out one after the other. Raises Refused for the first that
+        was refused, ConnectionLost.
+        """
+        exchanges, buffer = lay_out(sent)
+        self._send(exchanges, buffer, len(buffer))
+        for exchange in exchanges:
+            self.settle(exchange)
+        return [self.finish(exchange) for exchange in exchanges]
+
     def start(
         self,
         command: Command,
@@ -125,17 +126,21 @@ class Channel:
             buffer[end : end + payload_bytes] = data
             end += payload_bytes
         charge = max(1, -(-payload_bytes // _CREDIT_BYTES)) if self._login.multi_credit else 1
-        exchange = Exchange(buffer, charge)
-        while not self._send(exchange, command, end - LENGTH_BYTES):
-            self._wait(lambda: self._credits >= charge or not self._exchanges)
+        exchange = Exchange(command, charge)
+        exchange.buffer = buffer
+        self._send([exchange], buffer, end)
         return exchange
 
     def finish(self, exchange: Exchange) -> memoryview:
         """Wait for an answer and return it. Raises Refused, ConnectionLost."""
         self.settle(exchange)
-        if exchange.status != Status.SUCCESS:
-            raise Refused(exchange.status or 0)
-        return exchange.answer
+        if exchange.status == Status.SUCCESS:
+            return exchange.answer
+        error = Refused(exchange.status or 0)
+        if error.status in ENDED:
+            self.close(ConnectionLost(str(error)))
+            raise ConnectionLost(str(error)) from error
+        raise error
 
     def settle(self, exchange: Exchange) -> None:
         """Wait until a request has been answered, whatever the answer. Raises ConnectionLost."""
@@ -206,32 +211,38 @@ class Channel:
         if self._lost is not None:
             raise _lost_by(self._lost)
 
-    def _send(self, exchange: Exchange, command: Command, length: int) -> bool:
-        """Send the request in an exchange's buffer; False if it must wait for credits."""
-        login, charge = self._login, exchange.charge
+    def _send(self, exchanges: Sequence[Exchange], buffer: bytearray, end: int) -> None:
+        """Send the requests in a buffer, which end there, as soon as there are credits for them."""
+        charge = sum(exchange.charge for exchange in exchanges)
+        while not self._try_send(exchanges, buffer, end):
+            self._wait(lambda: self._credits >= charge or not self._exchanges)
+
+    def _try_send(self, exchanges: Sequence[Exchange], buffer: bytearray, end: int) -> bool:
+        """Send requests; False if they must wait for credits."""
+        login = self._login
         with self._on_socket(), self._sending:
             with self._state:
-                if self._credits < charge:
+                if self._credits < sum(exchange.charge for exchange in exchanges):
                     if self._exchanges:
                         return False
                     raise ConnectionLost("the server grants too few credits")
-                message_id, self._message_id = self._message_id, self._message_id + charge
-                self._credits -= charge
-                self._charged += charge
+                for exchange in exchanges:
+                    exchange.message_id = self._message_id
+                    self._exchanges[self._message_id] = exchange
+                    self._message_id += exchange.charge
+                    self._credits -= exchange.charge
+                    self._charged += exchange.charge
                 missing = max(0, _WANTED_CREDITS - self._credits - self._charged)
-                self._exchanges[message_id] = exchange
-            pack_header(
-                exchange.buffer,
-                LENGTH_BYTES,
-                command,
-                message_id=message_id,
+            pack_headers(
+                exchanges,
+                buffer,
                 session_id=login.session_id,
                 tree_id=login.tree_id,
-                charge=charge if login.multi_credit else 0,
-                credits_wanted=charge + missing,
+                multi_credit=login.multi_credit,
+                more_credits=missing,
             )
             try:
-                self._sock.sendall(self._seal.close(exchange.buffer, length))
+                self._sock.sendall(self._seal.close(buffer, end - LENGTH_BYTES))
             except BlockingIOError:
                 raise TimedOut("the server takes nothing") from None
         return True
@@ -262,8 +273,9 @@ class Channel:
         if asked or not busy:
             raise TimedOut("the server does not answer")
         body = requests.echo()
-        self._echo = Exchange(bytearray(LENGTH_BYTES + HEADER_BYTES) + body, 1)
-        if not self._send(self._echo, Command.ECHO, HEADER_BYTES + len(body)):
+        self._echo = Exchange(Command.ECHO, charge=1)
+        buffer = bytearray(LENGTH_BYTES + HEADER_BYTES) + body
+        if not self._try_send([self._echo], buffer, len(buffer)):
             raise TimedOut("the server has not answered anything")
 
     def _deliver(self, message: memoryview) -> None:

@@ -64,6 +64,15 @@ class ShareFile:
             with contextlib.suppress(Refused, ConnectionLost):
                 self.channel.call(Command.CLOSE, requests.close(self.handle))
 
+    def close_checked(self) -> Standing:
+        """Close it and return how it stood just before."""
+        self.is_open = False
+        answer, _ = self.channel.call_related(
+            (Command.QUERY_INFO, requests.query_standing(self.handle)),
+            (Command.CLOSE, requests.close(requests.SAME_HANDLE)),
+        )
+        return requests.standing_of(answer)
+
     def standing(self) -> Standing:
         """Return its size, and whether it still has a name."""
         answer = self.channel.call(Command.QUERY_INFO, requests.query_standing(self.handle))
@@ -172,22 +181,53 @@ def create_new(channel: Channel, names: Names) -> ShareFile:
 
 
 def read_small_file(channel: Channel, names: Names, max_bytes: int) -> bytes | None:
-    """Return at most ``max_bytes`` of a file, None if it is not there."""
-    file = find_for_reading(channel, names)
-    if file is None:
-        return None
-    with file:
-        return bytes(file.read(0, max_bytes))
+    """Return at most ``max_bytes`` of a file, None if it is not there. One round trip."""
+    try:
+        _, answer, _ = channel.call_related(
+            (Command.CREATE, _existing(names, Access.READ_DATA | _STAT)),
+            (Command.READ, requests.read(requests.SAME_HANDLE, 0, max_bytes)),
+            (Command.CLOSE, requests.close(requests.SAME_HANDLE)),
+        )
+    except Refused as error:
+        if error.status in MISSING:
+            return None
+        if error.status == Status.END_OF_FILE:
+            return b""
+        raise
+    return bytes(requests.data_of(answer))
+
+
+def stat_file(channel: Channel, names: Names) -> requests.Created | None:
+    """Return size and time of a file, None if it is not there. One round trip."""
+    try:
+        answer, _ = channel.call_related(
+            (Command.CREATE, _existing(names, _STAT)),
+            (Command.CLOSE, requests.close(requests.SAME_HANDLE)),
+        )
+    except Refused as error:
+        if error.status in MISSING:
+            return None
+        raise
+    return requests.created(answer)
 
 
 def remove_file(channel: Channel, names: Names) -> bool:
     """Remove a file, also while it is open elsewhere; False if it was not there."""
-    file = find_file(channel, names, Access.DELETE, Option.FILE | Option.DELETE_ON_CLOSE)
-    if file is None:
-        return False
-    file.is_open = False
-    channel.call(Command.CLOSE, requests.close(file.handle))
+    options = Option.FILE | Option.DELETE_ON_CLOSE
+    try:
+        channel.call_related(
+            (Command.CREATE, _existing(names, Access.DELETE, options)),
+            (Command.CLOSE, requests.close(requests.SAME_HANDLE)),
+        )
+    except Refused as error:
+        if error.status in MISSING:
+            return False
+        raise
     return True
+
+
+def _existing(names: Names, access: int, options: int = Option.FILE) -> bytes:
+    return requests.create(share_path(names), access, Disposition.OPEN, options)
 
 
 def make_folder(channel: Channel, names: Names) -> None:

@@ -16,6 +16,7 @@ MESSAGE_ID = slice(24, 32)
 SIGNATURE = slice(48, 64)
 
 _NEXT_COMMAND = slice(20, 24)
+_RELATED = 0x4
 
 _HEADER = struct.Struct("<4sHHIHHIIQIIQ16s")
 
@@ -39,9 +40,16 @@ def pack_header(
     tree_id: int,
     charge: int,
     credits_wanted: int,
+    following: int = 0,
+    related: bool = False,
 ) -> None:
-    """Write a request's header into ``buffer``. Flags and signature are the seal's."""
-    fixed = (IDENTIFIER, HEADER_BYTES, charge, 0, command, credits_wanted, 0, 0)
+    """Write a request's header at ``offset`` of ``buffer``; the signature is the seal's.
+
+    ``following`` is where the next message of a compound begins, from here;
+    ``related``: it uses the file of the one before it.
+    """
+    flags = _RELATED if related else 0
+    fixed = (IDENTIFIER, HEADER_BYTES, charge, 0, command, credits_wanted, flags, following)
     _HEADER.pack_into(buffer, offset, *fixed, message_id, 0, tree_id, session_id, b"")
 
 

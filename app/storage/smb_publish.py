@@ -46,6 +46,7 @@ class SmbPublication:
         Raises PartsLost, TargetExists, StorageFault (the name is refused),
         WrongRoot, StorageUnavailable, Refused, ConnectionLost.
         """
+        self.root.verify(channel)
         for _ in range(_ATTEMPTS):
             staged = smb_files.find_for_renaming(channel, self.root.below(self.staged))
             if staged is None:
@@ -62,6 +63,10 @@ class SmbPublication:
                     raise
                 staged.flush()
             self._sync_folders(channel)
+            # Renaming does not save a file that somebody discards meanwhile: it
+            # goes, whatever its name, when the last handle is closed.
+            if smb_files.stat_file(channel, self.root.below(self.target)) is None:
+                raise PartsLost()
             return
         raise StorageUnavailable("Folders of the final name keep vanishing; try again")
 
@@ -124,7 +129,6 @@ class SmbPublication:
         """Make durable again what an earlier call has renamed; PartsLost if it has not."""
         final = smb_files.find_for_writing(channel, self.root.below(self.target))
         if final is None:
-            self.root.verify(channel)
             raise PartsLost()
         with final:
             if final.size_bytes != self.length:

@@ -1,8 +1,7 @@
 """The root on a share: its folder, its marker, and whether it is the one we began with.
 
 A share may lose the disk behind it, or be pointed at another one, while the
-connection stays. So the marker is read before anything is made there, and
-before anything that is not found is taken for gone.
+connection stays. So every operation begins with reading the marker: one request.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Seal(ABC):
 
     @abstractmethod
     def close(self, buffer: bytearray, length: int) -> memoryview:
-        """Return the frame of the message at LENGTH_BYTES of ``buffer``, ``length`` bytes long.
+        """Return the frame of the messages at LENGTH_BYTES of ``buffer``, ``length`` bytes long.
 
         The frame may be in ``buffer`` itself, and is valid until the next call.
         """
@@ -66,11 +66,11 @@ class Signing(Seal):
         """See Seal."""
         frame = memoryview(buffer)[: LENGTH_BYTES + length]
         frame[:LENGTH_BYTES] = length.to_bytes(LENGTH_BYTES, "big")
-        message = frame[LENGTH_BYTES:]
-        flags = int.from_bytes(message[FLAGS], "little") | _SIGNED
-        message[FLAGS] = flags.to_bytes(4, "little")
-        message[SIGNATURE] = _NO_SIGNATURE
-        message[SIGNATURE] = self._signature(message, 0)
+        for message in chain(frame[LENGTH_BYTES:]):
+            flags = int.from_bytes(message[FLAGS], "little") | _SIGNED
+            message[FLAGS] = flags.to_bytes(4, "little")
+            message[SIGNATURE] = _NO_SIGNATURE
+            message[SIGNATURE] = self._signature(message, 0)
         return frame
 
     def open(self, content: memoryview) -> Iterator[memoryview]:

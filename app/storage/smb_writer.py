@@ -13,8 +13,8 @@ from typing import NamedTuple
 from app.errors import PartsLost
 from app.storage import smb_requests as requests
 from app.storage.base import PartWriter
-from app.storage.smb_channel import Exchange
 from app.storage.smb_errors import ConnectionLost, Refused, Status, translated
+from app.storage.smb_exchange import Exchange
 from app.storage.smb_files import ShareFile
 from app.storage.smb_requests import WRITE_DATA_OFFSET, Command
 from app.storage.smb_seal import LENGTH_BYTES
@@ -104,7 +104,7 @@ class SmbWriter(PartWriter):
                     self._settle()
                 if durable:
                     self._file.flush()
-                linked = self._file.standing().linked
+                linked = self._file.close_checked().linked
         finally:
             self._finish()
         if not linked:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -54,6 +57,20 @@ path = {path}
 read only = no
 valid users = {user}
 """
+
+
+#: A line of ``smbstatus -b``: pid, user, group, machine, dialect, encryption, signing.
+_SESSION = re.compile(r"(?m)^(\d+) +\S+ +\S+ +\S+ \(\S+\) +(\S+) +(\S+) +(\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session: the process that serves it, and how it is protected, as smbstatus says it."""
+
+    pid: int
+    dialect: str
+    encryption: str
+    signing: str
 
 
 def new_samba() -> Samba:
@@ -124,6 +141,10 @@ class Samba:
         process.wait(STOP_SECONDS)
         self._process = None
 
+    def path_of(self, share: str) -> Path:
+        """Return the folder that a share offers."""
+        return self._shares[share][0]
+
     def freeze(self) -> None:
         """Stop all its processes where they are: connections stay, nobody answers."""
         os.killpg(self._running().pid, signal.SIGSTOP)
@@ -131,6 +152,54 @@ class Samba:
     def thaw(self) -> None:
         """Let it go on after ``freeze``."""
         os.killpg(self._running().pid, signal.SIGCONT)
+
+    def sessions(self) -> list[Session]:
+        """Return the sessions that are open now."""
+        told = subprocess.run(
+            [_program("smbstatus"), "-s", self._config, "-b"],
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=START_SECONDS,
+        )
+        return [
+            Session(int(found[1]), *found.groups()[1:]) for found in _SESSION.finditer(told.stdout)
+        ]
+
+    def freeze_sessions(self) -> None:
+        """Stop the processes that serve the connections open now; new ones are served."""
+        for session in self.sessions():
+            os.kill(session.pid, signal.SIGSTOP)
+
+    def kill_sessions(self) -> None:
+        """Kill -9 the processes that serve the connections open now."""
+        for session in self.sessions():
+            os.kill(session.pid, signal.SIGKILL)
+
+    def close_share(self, name: str) -> None:
+        """End everybody's use of a share, as an administrator may."""
+        subprocess.run(
+            [_program("smbcontrol"), "-s", self._config, "smbd", "close-share", name],
+            capture_output=True,
+            check=True,
+            timeout=START_SECONDS,
+        )
+
+    def wait_for_a_request(self) -> None:
+        """Wait until bytes have come that a frozen process does not read."""
+        give_up_at = time.monotonic() + START_SECONDS
+        while time.monotonic() < give_up_at:
+            if any(self._unread_bytes()):
+                return
+            time.sleep(0.01)  # the kernel does not announce it; the loop ends by its deadline
+        raise AssertionError("no request has come")
+
+    def _unread_bytes(self) -> Iterator[int]:
+        """Yield the receive queue of each of the server's connections: proc(5), net/tcp."""
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, _, state, queues, *_ = line.split()
+            if int(local.rpartition(":")[2], 16) == self.port and state == "01":
+                yield int(queues.partition(":")[2], 16)
 
     def close(self) -> None:
         """End the server if it runs, and remove its files."""
@@ -158,7 +227,9 @@ class Samba:
         text += _options(self._global)
         for name, (path, options) in self._shares.items():
             text += _SHARE.format(name=name, path=path, user=self.user) + _options(options)
-        self._config.write_text(text)
+        draft = self._directory / "smb.conf.new"
+        draft.write_text(text)
+        draft.replace(self._config)  # whoever reads it reads the whole
         if self._process is not None:
             self._process.send_signal(signal.SIGHUP)
 

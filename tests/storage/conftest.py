@@ -7,12 +7,15 @@ Another backend joins with a class here and its name in ``BACKENDS``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -26,16 +29,20 @@ import app
 from app.domain.names import parse_client_name, target_key
 from app.domain.parts import Geometry
 from app.errors import PartsLost, StorageUnavailable
+from app.storage import smb_requests as requests
 from app.storage.base import Arrival, Progress, StagedObject, Storage
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage
 from app.storage.s3 import MIN_PART_BYTES, S3Storage
 from app.storage.smb import SmbStorage
-from app.storage.smb_login import Target
-from app.storage.smb_names import stored_name
+from app.storage.smb_channel import Channel
+from app.storage.smb_login import Target, log_in
+from app.storage.smb_names import share_path, stored_name
+from app.storage.smb_requests import Access, Command, Disposition, Option
 from app.storage.smb_share import Share
 from tests.harness.s3 import S3Server, stored
 from tests.harness.samba import Samba
+from tests.harness.storages import TIMEOUT_SECONDS, local_place, smb_place
 
 KIB = 1024
 INSTANCE = "an-instance"
@@ -168,11 +175,19 @@ class LocalBackend(Backend):
         self.storage = LocalStorage(self.root, INSTANCE)
         self._open_before = open_descriptors()
 
-    def opened(self, instance_id: str = INSTANCE) -> Storage:
-        return LocalStorage(self.root, instance_id)
+    def opened(self, instance_id: str = INSTANCE, **options: str) -> Storage:
+        return LocalStorage(self.root, instance_id, **options)
 
     def elsewhere(self) -> Storage:
         return LocalStorage(self._elsewhere, INSTANCE)
+
+    def below(self, *names: str) -> LocalStorage:
+        """Open a storage in a folder of the root."""
+        return LocalStorage(self.root.joinpath(*names), INSTANCE)
+
+    def place(self, *below: str) -> tuple[str, str]:
+        """Return what another process opens such a storage with."""
+        return local_place(self.root.joinpath(*below))
 
     def leftovers(self) -> list[str]:
         files = [
@@ -188,17 +203,24 @@ class LocalBackend(Backend):
 
 
 class SmbBackend(Backend):
-    """The folder ``folder`` of a share, which is empty."""
+    """A folder below ``folder`` of a share; ``timeout_seconds``: longer than any answer takes."""
 
-    #: Longer than any answer takes, on a machine however slow.
-    timeout_seconds = 30.0
-
-    def __init__(self, samba: Samba, folder: str, share: str = "share") -> None:
+    def __init__(
+        self,
+        samba: Samba,
+        folder: str,
+        *,
+        share: str = "share",
+        encryption: str = "auto",
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
         super().__init__()
         self.samba = samba
-        self.root = samba.root / folder
-        self._folder = folder
+        self.path = (folder, "root")
+        self.root = samba.path_of(share).joinpath(*self.path)
+        self._timeout_seconds = timeout_seconds
         self._share_name = share
+        self._encryption = encryption
         self._shares: list[Share] = []
         self.storage = self.opened()
 
@@ -210,22 +232,31 @@ class SmbBackend(Backend):
             share=self._share_name,
             user=self.samba.user,
             password=self.samba.password,
+            encryption=self._encryption,
         )
         return replace(target, **changes)  # type: ignore[arg-type]
 
     def share(self, *, connections: int = 2, **changes: object) -> Share:
         """Return connections of one's own, ended after the test."""
         share = Share(
-            self.target(**changes), connections=connections, timeout_seconds=self.timeout_seconds
+            self.target(**changes), connections=connections, timeout_seconds=self._timeout_seconds
         )
         self._shares.append(share)
         return share
 
-    def opened(self, instance_id: str = INSTANCE) -> SmbStorage:
-        return SmbStorage(self.share(), (self._folder,), instance_id)
+    def opened(self, instance_id: str = INSTANCE, **options: str) -> SmbStorage:
+        return SmbStorage(self.share(), self.path, instance_id, **options)
 
     def elsewhere(self) -> SmbStorage:
-        return SmbStorage(self.share(), (self._folder, "elsewhere"), INSTANCE)
+        return self.below("elsewhere")
+
+    def below(self, *names: str) -> SmbStorage:
+        """Open a storage in a folder of the root."""
+        return SmbStorage(self.share(), (*self.path, *names), INSTANCE)
+
+    def place(self, *below: str) -> tuple[str, str]:
+        """Return what another process opens such a storage with."""
+        return smb_place(self.target(), (*self.path, *below))
 
     def leftovers(self) -> list[str]:
         """Keys of all files, found on the server's own disk."""
@@ -239,11 +270,28 @@ class SmbBackend(Backend):
         return files
 
     def expected_location(self, key: str) -> str:
-        return f"smb://127.0.0.1/{self._share_name}/{self._folder}/{key}"
+        return f"smb://127.0.0.1/{self._share_name}/{'/'.join(self.path)}/{key}"
 
-    def close(self) -> None:
+    @contextlib.contextmanager
+    def opened_by_another_program(self, key: str) -> Iterator[None]:
+        """Keep a file open in such a way that nobody may rename or remove it meanwhile."""
+        channel = Channel(log_in(self.target(), self._timeout_seconds), self._timeout_seconds)
+        path = share_path((*self.path, *key.split("/")))
+        body = bytearray(requests.create(path, Access.READ_DATA, Disposition.OPEN, Option.FILE))
+        body[32:36] = (1).to_bytes(4, "little")  # ShareAccess: others may read
+        created = requests.created(channel.call(Command.CREATE, bytes(body)))
+        yield
+        channel.call(Command.CLOSE, requests.close(created.handle))
+        channel.close()
+
+    def reconnect(self) -> None:
+        """Let everybody make new connections, as after a restart of the server."""
         for share in self._shares:
             share.close()
+
+    def close(self) -> None:
+        """End all connections."""
+        self.reconnect()
 
 
 def client_name(stored: str) -> str:
@@ -355,6 +403,12 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 
 
 @pytest.fixture
+def smb_backend() -> type[SmbBackend]:
+    """Make an SmbBackend on a server of one's own choice."""
+    return SmbBackend
+
+
+@pytest.fixture
 def smb(samba: Samba) -> Iterator[SmbBackend]:
     """A share alone, for what only a share can do."""
     backend = SmbBackend(samba, f"folder-{uuid.uuid4().hex}")
@@ -383,6 +437,7 @@ class Mounts:
     def __init__(self) -> None:
         self._command = [] if os.geteuid() == 0 else ["sudo", "-n"]
         self._mounted: list[Path] = []
+        self._frozen: list[Path] = []
 
     def run(self, *command: str, accepted: tuple[int, ...] = (0,)) -> None:
         """Run a command as root; without the right to, skip here and fail in CI."""
@@ -431,6 +486,15 @@ class Mounts:
         self.run("mount", "--bind", str(source), str(path))
         self._mounted.append(path)
 
+    def freeze(self, path: Path) -> None:
+        """Let whoever writes to the file system at ``path`` wait until ``thaw``."""
+        self.run("fsfreeze", "-f", str(path))
+        self._frozen.append(path)
+
+    def thaw(self, path: Path) -> None:
+        self.run("fsfreeze", "-u", str(path))
+        self._frozen.remove(path)
+
     def make_read_only(self, path: Path) -> None:
         self.run("mount", "-o", "remount,ro", str(path))
 
@@ -439,6 +503,8 @@ class Mounts:
         self._mounted.remove(path)
 
     def unmount_all(self) -> None:
+        for path in self._frozen[:]:
+            self.thaw(path)
         while self._mounted:
             self.unmount(self._mounted[-1])
 
@@ -449,6 +515,19 @@ def mounts() -> Iterator[Mounts]:
     mounts = Mounts()
     yield mounts
     mounts.unmount_all()
+
+
+@pytest.fixture
+def free_listener() -> Iterator[int]:
+    """The port of a listener that accepts connections and ends them at once."""
+    with socketserver.ThreadingTCPServer(
+        ("127.0.0.1", 0), socketserver.BaseRequestHandler
+    ) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture

@@ -1,35 +1,55 @@
-"""Does one thing with a local storage, and waits for a word before each change of the disk.
+"""Does one thing with a storage, and waits for a word before each change of what is stored.
 
-Run by tests as a process of its own: stepwise.py ROOT INSTANCE WAY ACTION [UPLOAD]
+Run by tests as a process of its own: stepwise.py KIND PLACE INSTANCE WAY ACTION [UPLOAD]
 
-Before every system call that changes something it prints the call's name and
-reads a line; the test answers, meddles with the disk, or kills it there. At the
-end it prints ``done`` and the outcome. WAY is how files are renamed: as this
-system does it (``best``), or as those do that have only links, or not even them.
+Before every system call (KIND local) or request (KIND smb) that changes something
+it prints its name and reads a line; the test answers, meddles with the disk, or
+kills it there. At the end it prints ``done`` and the outcome. WAY is how local
+files are renamed: as this system does it (``best``), or as those do that have
+only links, or not even them.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
 from types import FrameType
 
 from app.errors import LonghaulError
 from app.storage import files
 from app.storage.base import StagedObject
-from app.storage.local import LocalStorage
+from app.storage.smb_channel import Channel
+from app.storage.smb_header import HEADER_BYTES
+from app.storage.smb_requests import Command
+from tests.harness.storages import opened
 
 CHANGING_CALLS = {"mkdir", "ftruncate", "fchmod", "fsync", "fdatasync", "link", "unlink", "rename"}
 
+#: To open is to create, sometimes, and to close is to remove.
+CHANGING_COMMANDS = {Command.CREATE, Command.CLOSE, Command.FLUSH, Command.WRITE, Command.SET_INFO}
+
+#: Of a SET_INFO that renames (MS-FSCC 2.4), where SET_INFO tells what it sets.
+RENAME_INFORMATION = 10
+INFORMATION_OFFSET = HEADER_BYTES + 3
+
 
 def wait_before_changes(frame: FrameType, event: str, argument: object) -> None:
-    """Be Python's profiler: it is told of every call of a C function before it happens."""
+    """Be Python's profiler: it is told of every call before it happens."""
     name = getattr(argument, "__name__", "")
     is_system_call = getattr(argument, "__module__", "") == "posix" and name in CHANGING_CALLS
     if event == "c_call" and is_system_call:
         ask(name)
     elif event == "call" and frame.f_code is files.rename_noreplace.__code__:
         ask("renameat2")
+    elif event == "call" and frame.f_code is Channel._try_send.__code__:
+        exchanges, buffer = frame.f_locals["exchanges"], frame.f_locals["buffer"]
+        first = exchanges[0]
+        renames = buffer[first.offset + INFORMATION_OFFSET] == RENAME_INFORMATION
+        if first.command is Command.SET_INFO and renames:
+            ask("rename")
+        elif any(exchange.command in CHANGING_COMMANDS for exchange in exchanges):
+            ask(first.command.name)
 
 
 def say(*words: str) -> None:
@@ -42,11 +62,11 @@ def ask(step: str) -> None:
     sys.stdin.readline()
 
 
-def act(root: str, instance_id: str, action: str, upload: list[str]) -> str:
+def act(kind: str, place: str, instance_id: str, action: str, upload: list[str]) -> str:
     if action == "start":
         sys.setprofile(wait_before_changes)
-        return LocalStorage(root, instance_id).root_id
-    storage = LocalStorage(root, instance_id)
+        return opened(kind, place, instance_id).root_id
+    storage = opened(kind, place, instance_id)
     staged = StagedObject(**json.loads(upload[0]))
     sys.setprofile(wait_before_changes)
     if action == "create":
@@ -55,17 +75,21 @@ def act(root: str, instance_id: str, action: str, upload: list[str]) -> str:
 
 
 def main() -> None:
-    root, instance_id, way, action, *upload = sys.argv[1:]
+    kind, place, instance_id, way, action, *upload = sys.argv[1:]
     if way in {"link", "look"}:
         files._libc_renameat2 = None
     if way == "look":
         files.link_then_unlink = files.look_then_rename
     try:
-        outcome = act(root, instance_id, action, upload)
+        outcome = act(kind, place, instance_id, action, upload)
     except LonghaulError as error:
         outcome = type(error).__name__
     sys.setprofile(None)
     say("done", outcome)
 
 
-main()
+# In a thread, where a storage does everything itself; in the main one it has
+# native threads do it, which the profiler does not see.
+thread = threading.Thread(target=main)
+thread.start()
+thread.join()
