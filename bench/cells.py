@@ -111,7 +111,7 @@ def measure(bench: Bench, peer: Peer, load: Load, number: int, thorough: bool) -
         cell_directory(bench.new_directory(), bench.reserve) as place,
         bench.reserve.feeding(),
         peer.serve(place, load, source) as served,
-        _client(Plan(served.port, str(source.path), load.connections, served.transfers)) as client,
+        _client(served.plan(load, source)) as client,
     ):
         _expect(client, "ready")
         reset_peaks(served.pid)

@@ -20,7 +20,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
@@ -58,12 +58,17 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Transfers over ``connections`` connections to 127.0.0.1:``port``; the first are warm-up."""
+    """Transfers over ``connections`` connections to 127.0.0.1:``port``; the first are warm-up.
+
+    A connection takes the next of them when it is free. ``in_turns``: connection
+    ``i`` of ``n`` sends ``i``, ``i + n``, ``i + 2n`` and so on, whatever the others do.
+    """
 
     port: int
     source: str
     connections: int
     transfers: Sequence[Transfer]
+    in_turns: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -227,7 +232,7 @@ def _cpu_seconds() -> float:
 def _connection_process(
     number: int, plan: Plan, following: Synchronized[int], control: Connection
 ) -> None:
-    """Send the warm-up transfer ``number``, then whatever is ``following`` until none is left."""
+    """Send the warm-up transfer ``number``, then its own, or whatever is ``following``."""
     try:
         with Path(plan.source).open("rb") as source:
             connection = HttpConnection(plan.port, source.fileno())
@@ -235,17 +240,26 @@ def _connection_process(
             control.send({})
             control.recv()
             cpu_before = _cpu_seconds()
-            while True:
-                with following.get_lock():
-                    index = following.value
-                    following.value += 1
-                if index >= len(plan.transfers):
-                    break
+            for index in _own_indexes(number, plan) if plan.in_turns else _shared(following, plan):
                 connection.send(plan.transfers[index])
             end = time.monotonic()
             control.send({"end": end, "cpu_seconds": _cpu_seconds() - cpu_before})
     except (TransferFailed, OSError, ValueError, IndexError) as error:
         control.send({"error": f"{type(error).__name__}: {error}"})
+
+
+def _own_indexes(number: int, plan: Plan) -> Iterable[int]:
+    return range(number + plan.connections, len(plan.transfers), plan.connections)
+
+
+def _shared(following: Synchronized[int], plan: Plan) -> Iterator[int]:
+    while True:
+        with following.get_lock():
+            index = following.value
+            following.value += 1
+        if index >= len(plan.transfers):
+            return
+        yield index
 
 
 def _answer(control: Connection) -> dict[str, Any]:

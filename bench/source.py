@@ -67,7 +67,12 @@ def _digest(path: Path, algorithm: str, offset: int, length: int) -> bytes:
         return hashlib.new(algorithm, os.pread(file.fileno(), length, offset)).digest()
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file."""
+def file_sha256(path: Path, length: int | None = None) -> str:
+    """Return the SHA-256 (hex) of a file, or of its first ``length`` bytes."""
+    digest = hashlib.sha256()
+    left = path.stat().st_size if length is None else length
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while left and (data := file.read(min(left, MIB))):
+            digest.update(data)
+            left -= len(data)
+    return digest.hexdigest()

@@ -12,9 +12,9 @@ from bench.peers.pump import PumpFileEach, UnhashedPump
 from bench.peers.reading import LonghaulGrowing, LonghaulReading, NginxReading
 from bench.peers.resumable import ResumableForm, ResumableOctet
 from bench.peers.sink import Sink
-from bench.peers.tus import LonghaulTus, LonghaulTusChecksum
-from bench.peers.tus_node import TusNode
-from bench.peers.tusd import Tusd
+from bench.peers.tus import LonghaulTus, LonghaulTusChecksum, LonghaulTusWhole
+from bench.peers.tus_node import TusNode, TusNodeWhole
+from bench.peers.tusd import Tusd, TusdWhole
 
 ALL: tuple[Peer, ...] = (
     Sink(Durability.NONE),
@@ -30,6 +30,9 @@ ALL: tuple[Peer, ...] = (
     Tusd(Durability.RELAXED),
     LonghaulTus(Durability.RELAXED),
     LonghaulTusChecksum(Durability.RELAXED),
+    TusNodeWhole(Durability.RELAXED),
+    TusdWhole(Durability.RELAXED),
+    LonghaulTusWhole(Durability.RELAXED),
     Nginx(Durability.STRICT),
     PlainFlask(Durability.STRICT),
     UnhashedPump(Durability.STRICT),
@@ -43,6 +46,9 @@ ALL: tuple[Peer, ...] = (
     Tusd(Durability.STRICT),
     LonghaulTus(Durability.STRICT),
     LonghaulTusChecksum(Durability.STRICT),
+    TusNodeWhole(Durability.STRICT),
+    TusdWhole(Durability.STRICT),
+    LonghaulTusWhole(Durability.STRICT),
     NginxReading(),
     LonghaulReading(),
     LonghaulGrowing(),

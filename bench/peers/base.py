@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.client import Transfer
+from bench.client import Plan, Transfer
 from bench.loads import DEFAULT_LOADS, Durability, Load
 from bench.source import Source, file_sha256
 
@@ -38,12 +38,19 @@ class Served:
     ``transfers``: ``load.total_count`` of them, the warm-up first. ``check``
     looks, after all have been sent, at what was stored and raises
     WrongContent; with True it reads all of it, which may take seconds.
+    ``in_turns`` as in ``Plan``.
     """
 
     pid: int
     port: int
     transfers: Sequence[Transfer]
     check: Callable[[bool], None]
+    in_turns: bool = False
+
+    def plan(self, load: Load, source: Source) -> Plan:
+        """Return what the client is to do."""
+        path = str(source.path)
+        return Plan(self.port, path, load.connections, self.transfers, self.in_turns)
 
 
 class Peer(ABC):

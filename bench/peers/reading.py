@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -18,7 +18,7 @@ from bench.peers.base import CallFailed, Peer, Served, WrongContent
 from bench.peers.longhaul import API_KEY, Server, longhaul
 from bench.peers.nginx import NGINX, nginx, nginx_program
 from bench.source import Source
-from bench.tus import create_uploads, patches, upload_id
+from bench.tus import TusUpload, create_uploads, patches
 
 _KEY = ("X-API-Key", API_KEY)
 _ANSWER_SECONDS = 60.0
@@ -74,8 +74,8 @@ class LonghaulReading(Sender):
     @contextmanager
     def sending(self, directory: Path, source: Source) -> Iterator[tuple[int, int, str]]:
         with longhaul(directory, Durability.RELAXED, 1024 * 1024) as server:
-            (path,) = _upload(server, source)
-            yield server.pid, server.port, f"/download/{upload_id(path)}"
+            upload = _upload(server, source)
+            yield server.pid, server.port, f"/download/{upload.id}"
 
 
 class LonghaulGrowing(Sender):
@@ -89,28 +89,29 @@ class LonghaulGrowing(Sender):
     @contextmanager
     def sending(self, directory: Path, source: Source) -> Iterator[tuple[int, int, str]]:
         with longhaul(directory, Durability.RELAXED, 1024 * 1024) as server:
-            (path,) = _upload(server, source, {"Upload-Concat": "partial"})
-            yield server.pid, server.port, f"/download/{upload_id(path)}"
+            upload = _upload(server, source, {"Upload-Concat": "partial"})
+            yield server.pid, server.port, f"/download/{upload.id}"
 
 
-def _upload(server: Server, source: Source, headers: dict[str, str] | None = None) -> Sequence[str]:
-    """Upload body 0 of the source by tus; return its path in a list."""
+def _upload(server: Server, source: Source, headers: dict[str, str] | None = None) -> TusUpload:
+    """Upload body 0 of the source by tus."""
     single = Load(source.body_bytes, connections=0, count=1)
-    paths = create_uploads(server.port, single, {**dict([_KEY]), **(headers or {})})
-    (patch,) = patches(paths, source, headers=[_KEY])
+    told = dict([_KEY]) | (headers or {})
+    (upload,) = create_uploads(server.port, single, whole=True, headers=told)
+    (patch,) = patches([upload], source, headers=[_KEY])
     connection = HTTPConnection("127.0.0.1", server.port, timeout=_ANSWER_SECONDS)
     try:
         with source.path.open("rb") as body:
             lines = patch.head.split("\r\n")[1:-2]
             fields = dict(line.split(": ", 1) for line in lines)
             content = body.read(source.body_bytes)
-            connection.request("PATCH", paths[0], content, fields)
+            connection.request("PATCH", upload.path, content, fields)
         response = connection.getresponse()
         if response.status != patch.status:
-            raise CallFailed(f"PATCH {paths[0]}: {response.status} {response.read(500)!r}")
+            raise CallFailed(f"PATCH {upload.path}: {response.status} {response.read(500)!r}")
     finally:
         connection.close()
-    return paths
+    return upload
 
 
 def _copy(source: Source, target: Path) -> None:

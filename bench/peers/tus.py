@@ -1,4 +1,4 @@
-"""Longhaul's tus: a PATCH is recorded (strict: synced) before its answer, published after it."""
+"""Longhaul's tus: a PATCH is recorded before its answer, and synced if strict."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.loads import TUS_LOADS, Load
-from bench.peers.base import Peer, Served, WrongContent, check_files
+from bench.peers.base import Peer, Served, WrongContent
 from bench.peers.longhaul import API_KEY, longhaul
 from bench.source import Source
-from bench.tus import create_uploads, patches, upload_id
+from bench.tus import TusUpload, check_uploads, create_uploads, patches
 
 #: The algorithm that every server with checksums must have (tus 1.0.0, Checksum).
 CHECKSUM = "sha1"
@@ -21,25 +21,25 @@ _POLL_SECONDS = 0.02
 
 
 class LonghaulTus(Peer):
-    """Uploads of one PATCH each, unhashed."""
+    """Appends without checksums."""
 
     name = "Longhaul tus"
     loads: Sequence[str] = TUS_LOADS
     checksum: str | None = None
+    whole = False
 
     @contextmanager
     def serve(self, directory: Path, load: Load, source: Source) -> Iterator[Served]:
         with longhaul(directory, self.durability, load.body_bytes) as server:
-            paths = create_uploads(server.port, load, {"X-API-Key": API_KEY})
-            transfers = patches(
-                paths, source, headers=[("X-API-Key", API_KEY)], checksum=self.checksum
-            )
+            key = ("X-API-Key", API_KEY)
+            uploads = create_uploads(server.port, load, whole=self.whole, headers=dict([key]))
+            transfers = patches(uploads, source, headers=[key], checksum=self.checksum)
 
             def check(thorough: bool) -> None:
-                files = _published(server.storage, [upload_id(path) for path in paths])
-                check_files(files, source, thorough)
+                find = _published if self.whole else _staged
+                check_uploads(find(server.storage, uploads), uploads, source, thorough)
 
-            yield Served(server.pid, server.port, transfers, check)
+            yield Served(server.pid, server.port, transfers, check, in_turns=not self.whole)
 
 
 class LonghaulTusChecksum(LonghaulTus):
@@ -53,14 +53,30 @@ class LonghaulTusChecksum(LonghaulTus):
     checksum = CHECKSUM
 
 
-def _published(storage: Path, upload_ids: Sequence[str]) -> list[Path]:
-    """Return the finished files of uploads, in their order. Raises WrongContent."""
+class LonghaulTusWhole(LonghaulTus):
+    """Each PATCH completes an upload, whose file is synced and published behind the answer."""
+
+    name = "Longhaul tus, whole files"
+    whole = True
+    on_request = True
+
+
+def _staged(storage: Path, uploads: Sequence[TusUpload]) -> list[Path]:
+    """Return the files of unfinished uploads, in their order. Raises WrongContent."""
+    found = {path.stem: path for path in storage.rglob("*.partial")}
+    if missing := [upload.id for upload in uploads if upload.id not in found]:
+        raise WrongContent(f"{len(missing)} uploads have no staged file")
+    return [found[upload.id] for upload in uploads]
+
+
+def _published(storage: Path, uploads: Sequence[TusUpload]) -> list[Path]:
+    """Return the files of complete uploads, in their order. Raises WrongContent."""
     give_up_at = time.monotonic() + _PUBLISHED_SECONDS
     while True:
         found = {path.name.partition("_")[0]: path for path in (storage / "files").glob("*_*")}
-        missing = [upload_id for upload_id in upload_ids if upload_id not in found]
+        missing = [upload.id for upload in uploads if upload.id not in found]
         if not missing:
-            return [found[upload_id] for upload_id in upload_ids]
+            return [found[upload.id] for upload in uploads]
         if time.monotonic() > give_up_at:
             raise WrongContent(f"{len(missing)} uploads have no finished file")
         time.sleep(_POLL_SECONDS)

@@ -18,3 +18,11 @@ class TusNode(ReferenceServer):
 
     def command(self, port: int, target: Path) -> Sequence[str | Path]:
         return ["node", NODE_DIRECTORY / "tus.mjs", str(port), target, str(WORKERS)]
+
+
+class TusNodeWhole(TusNode):
+    """An upload for each body."""
+
+    name = "@tus/server, whole files"
+    whole = True
+    on_request = True

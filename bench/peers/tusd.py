@@ -23,3 +23,11 @@ class Tusd(ReferenceServer):
             # Without a line for each request: no receiver here writes one.
             *("-upload-dir", target, "-base-path", "/files/", "-verbose=false"),
         ]
+
+
+class TusdWhole(Tusd):
+    """An upload for each body."""
+
+    name = "tusd, whole files"
+    whole = True
+    on_request = True

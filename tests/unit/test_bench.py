@@ -22,7 +22,7 @@ from bench.procs import parse_machine_cpu, parse_stat, parse_status_bytes, tree
 from bench.report import Verdict, markdown_table, noise_line, throughput_table
 from bench.source import Source
 from bench.stats import Row, Sample, Spread, find_row, hashing_bound, rows_of
-from bench.tus import patches
+from bench.tus import TusUpload, patches
 
 _LOAD = Load(body_bytes=50 * MIB, connections=4, count=32)
 
@@ -204,15 +204,22 @@ def test_a_put_has_its_length_and_headers() -> None:
     )
 
 
-def test_a_patch_sends_its_body_from_the_first_byte_with_its_checksum(tmp_path: Path) -> None:
+def test_patches_follow_each_other_with_their_checksums(tmp_path: Path) -> None:
     source = Source.create(tmp_path / "source", 4096)
-    (patch, _) = patches(["/files/a", "/files/b"], source, checksum="sha1")
-    body = source.path.read_bytes()[:4096]
+    uploads = [TusUpload("/files/a", [0, 2]), TusUpload("/files/b", [1])]
+    first, second, third = patches(uploads, source, checksum="sha1")
+    assert [head.splitlines()[0] for head in (first.head, second.head, third.head)] == [
+        "PATCH /files/a HTTP/1.1",
+        "PATCH /files/b HTTP/1.1",
+        "PATCH /files/a HTTP/1.1",
+    ]
+    start = source.offset(2)
+    body = source.path.read_bytes()[start : start + 4096]
     digest = base64.b64encode(hashlib.sha1(body).digest()).decode()
-    lines = patch.head.split("\r\n")
-    assert lines[0] == "PATCH /files/a HTTP/1.1"
-    assert {"Upload-Offset: 0", f"Upload-Checksum: sha1 {digest}"} <= set(lines)
-    assert (patch.offset, patch.length, patch.status) == (0, 4096, 204)
+    assert {"Upload-Offset: 4096", f"Upload-Checksum: sha1 {digest}"} <= set(
+        third.head.splitlines()
+    )
+    assert (third.offset, third.length, third.status) == (start, 4096, 204)
 
 
 class _Absent(Peer):
