@@ -56,8 +56,9 @@ def start_jobs(wiring: Wiring) -> None:
                 log.error("start.waiting", code=error.code, message=error.message)
                 wiring.clock.sleep(RETRY_SECONDS)
                 continue
-            wiring.uploads.wake_jobs = runner.wake
             runner.start()
+            jobs = wiring.uploads.jobs
+            jobs.wake, jobs.finalize = runner.wake, runner.finalize
             return
 
     threading.Thread(target=start, name="start", daemon=True).start()

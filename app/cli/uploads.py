@@ -53,7 +53,7 @@ def uploads_group(operator: Operator) -> click.Group:
     @explained
     def finalize(upload_id: str) -> None:
         """Finalize a full upload now, in this process; also after it has failed."""
-        operator.uploads.wake_jobs = lambda: _run_due(operator)
+        operator.uploads.jobs.wake = lambda: _run_due(operator)
         upload = operator.uploads.complete(upload_id, sees=None)
         _echo_view(upload)
         if upload.state is not State.COMPLETE:

@@ -109,15 +109,20 @@ class Finalizer:
     def _finalize(self, upload: UploadRecord, lease: Lease) -> None:
         staged = staged_object(upload)
         self._require_full(upload)
-        with ProgressRecorder(self._ledger.finalizing, lease) as progress:
+        idle = (
+            upload.concat != FINAL
+            and upload.checksum_sha256 is None
+            and self._storage.capabilities_of(upload.root_id).publishing_moves_no_bytes
+        )
+        with ProgressRecorder(self._ledger.finalizing, lease, idle=idle) as progress:
             if upload.concat == FINAL:
                 self._join(upload, staged, lease, progress)
             self._verify(upload, lease, progress)
-            final_key = self._publish(staged, lease, progress)
+            final_key, staging_key = self._publish(upload, staged, lease, progress)
+        payload = None if upload.webhook_url is None else self._payload(upload, final_key)
         self._ledger.finalizing.finish(
-            upload, lease, final_key, self._payload(upload, final_key), self._clock.now_ms()
+            upload, lease, final_key, staging_key, payload, self._clock.now_ms()
         )
-        self._clean(staged)
 
     def _require_full(self, upload: UploadRecord) -> None:
         if upload.concat == FINAL:
@@ -221,26 +226,35 @@ class Finalizer:
         if sha256.hexdigest() != upload.checksum_sha256:
             raise ChecksumMismatch(upload.checksum_sha256, sha256.hexdigest())
 
-    def _publish(self, staged: StagedObject, lease: Lease, progress: ProgressRecorder) -> str:
-        receipts = {
-            receipt.part: receipt.storage_receipt
-            for receipt in self._ledger.parts.receipts(staged.upload_id)
-        }
+    def _publish(
+        self, upload: UploadRecord, staged: StagedObject, lease: Lease, progress: ProgressRecorder
+    ) -> tuple[str, str | None]:
+        """Publish, and remove what that may have left staged.
 
-        def publish() -> str:
+        Returns the final key, and the staging key where the removal has to be
+        repeated by the sweeper.
+        """
+        receipts = {} if upload.part_count is None else self._receipts(upload)
+
+        def publish() -> tuple[str, TryAgain | None]:
             if lease.lost:  # the object may be another one by now, and not full
                 raise LeaseLost
-            return self._storage.publish(staged, receipts, progress.moved)
+            final_key = self._storage.publish(staged, receipts, progress.moved)
+            try:
+                self._storage.discard(staged)
+            except TryAgain as error:
+                return final_key, error
+            return final_key, None
 
-        return job_pool.run(publish)
+        final_key, error = job_pool.run(publish)
+        if error is None:
+            return final_key, None
+        log.warning("finalize.left_to_sweeper", error=error.code, cause=str(error.__cause__))
+        return final_key, staged.staging_key
 
-    def _clean(self, staged: StagedObject) -> None:
-        """Remove what publishing may have left staged; the sweeper repeats it if this fails."""
-        try:
-            job_pool.run(lambda: self._storage.discard(staged))
-            self._ledger.sweeping.forget_staging(staged.upload_id)
-        except TryAgain as error:
-            log.warning("finalize.left_to_sweeper", error=error.code, cause=str(error.__cause__))
+    def _receipts(self, upload: UploadRecord) -> dict[int, str | None]:
+        receipts = self._ledger.parts.receipts(upload.id)
+        return {receipt.part: receipt.storage_receipt for receipt in receipts}
 
     def _payload(self, upload: UploadRecord, final_key: str) -> str:
         """Return the body of the upload's own webhook (wire contract: ``upload.complete``)."""

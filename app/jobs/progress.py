@@ -14,21 +14,27 @@ RECORD_SECONDS = 1.0
 
 
 class ProgressRecorder:
-    """A context manager around a step; ``moved`` is called with bytes from any thread."""
+    """A context manager around a step; ``moved`` is called with bytes from any thread.
 
-    def __init__(self, queue: FinalizeQueue, lease: Lease) -> None:
+    ``idle``: nothing will be moved, so nothing is recorded.
+    """
+
+    def __init__(self, queue: FinalizeQueue, lease: Lease, *, idle: bool = False) -> None:
         self._queue = queue
         self._lease = lease
         self._moved_bytes = 0
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._record, name="progress", daemon=True)
+        self._thread = (
+            None if idle else threading.Thread(target=self._record, name="progress", daemon=True)
+        )
 
     def moved(self, moved_bytes: int, _of_bytes: int) -> None:
         """Note how far the step is. Touches nothing but a number: safe in native threads."""
         self._moved_bytes = moved_bytes
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        if self._thread is not None:
+            self._thread.start()
         return self
 
     def __exit__(
@@ -38,7 +44,8 @@ class ProgressRecorder:
         traceback: TracebackType | None,
     ) -> None:
         self._done.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def _record(self) -> None:
         recorded_bytes = 0

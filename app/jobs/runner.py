@@ -19,6 +19,8 @@ from app.jobs.finalize import Finalizer
 from app.jobs.sweep import Sweeper
 from app.jobs.webhooks import AT_ONCE, WebhookSender
 from app.ledger.database import Ledger
+from app.ledger.leases import Lease
+from app.ledger.records import UploadRecord
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +68,10 @@ class Runner:
         """Tell that something has been queued for finalizing."""
         self._wanted.set()
 
+    def finalize(self, upload: UploadRecord, lease: Lease) -> None:
+        """Start finalizing an upload that was claimed when it was queued."""
+        self._start_thread(upload, lease)
+
     def stop(self) -> None:
         """Claim nothing more; what runs is finished by its thread."""
         self._stopped.set()
@@ -88,13 +94,17 @@ class Runner:
 
     def _start_finalizing(self) -> None:
         while self._goes_on() and (claim := self._finalizer.claim()):
-            thread = threading.Thread(target=self._finalize, args=claim, name="finalizing")
-            thread.start()
-            self._finalizing.append(thread)
+            self._start_thread(*claim)
+
+    def _start_thread(self, *claim: object) -> None:
+        thread = threading.Thread(target=self._finalize, args=claim, name="finalizing")
+        thread.start()
+        self._finalizing.append(thread)
 
     def _finalize(self, *claim: object) -> None:
         self._guarded("finalize", lambda: self._finalizer.finalize(*claim))  # type: ignore[arg-type]
-        self.wake()  # a place is free, and there may be a webhook to send
+        if self._ledger.finalizing.crowded:
+            self.wake()  # a place is free
 
     def _webhook_loop(self) -> None:
         while self._goes_on():

@@ -8,27 +8,31 @@ over waits for them, and reads what they have recorded.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sqlalchemy import BigInteger, Connection, bindparam, update
+from sqlalchemy import BigInteger, Connection, bindparam, select, update
 
 from app.domain.states import State, check
 from app.errors import LeaseLost, StorageFull, UploadNotFound
+from app.ledger.finalizing import FinalizeQueue
 from app.ledger.finals import prolong_finals_of, start_finals_of
-from app.ledger.leases import APPEND, Lease, Leases
+from app.ledger.leases import APPEND, FINALIZE, Lease, Leases
 from app.ledger.models import uploads
 from app.ledger.outbox import EventKind, append_event_once
 from app.ledger.parts import open_upload
+from app.ledger.prepared import Prepared
 from app.ledger.records import PARTIAL, UploadRecord
 from app.ledger.room import count_unreceived_bytes, take_turns
 from app.ledger.transactions import Transactions
 from app.ledger.uploads import find
 
-# Statements of the hot path are built once: making one anew costs six times as
-# much as running it. An offset never goes back.
+_SELECT = Prepared(select(uploads).where(uploads.c.id == bindparam("upload_id")))
+
+#: An offset never goes back. Another root: the upload has moved to another node.
 _OPEN = (
     uploads.c.id == bindparam("append_id"),
     uploads.c.state == State.OPEN,
+    uploads.c.root_id == bindparam("on_root_id"),
     uploads.c.offset <= bindparam("new_offset", type_=BigInteger),
 )
 _PROGRESS = {
@@ -36,10 +40,10 @@ _PROGRESS = {
     "progress_at_ms": bindparam("at_ms", type_=BigInteger),
     "expires_at_ms": bindparam("new_expires_at_ms", type_=BigInteger),
 }
-_ADVANCE = update(uploads).where(*_OPEN).values(_PROGRESS).returning(*uploads.c)
+_ADVANCE = Prepared(update(uploads).where(*_OPEN).values(_PROGRESS))
 
 check(State.OPEN, State.FINALIZING)
-_COMPLETE = (
+_COMPLETE = Prepared(
     update(uploads)
     .where(*_OPEN)
     .values(
@@ -52,7 +56,6 @@ _COMPLETE = (
             "progress_bytes": 0,
         }
     )
-    .returning(*uploads.c)
 )
 
 
@@ -68,12 +71,23 @@ class AppendClaim:
     lease: Lease | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AppendCommit:
+    """The upload after a commit, and the lease to finalize it under, if it was claimed for that."""
+
+    upload: UploadRecord
+    finalize: Lease | None = None
+
+
 class AppendLedger:
     """Claims and commits of appends."""
 
-    def __init__(self, transactions: Transactions, leases: Leases) -> None:
+    def __init__(
+        self, transactions: Transactions, leases: Leases, finalizing: FinalizeQueue
+    ) -> None:
         self._transactions = transactions
         self._leases = leases
+        self._finalizing = finalizing
 
     def claim(self, upload_id: str, now_ms: int, monotonic: Callable[[], float]) -> AppendClaim:
         """Try to lease the end of an upload. Raises UploadNotFound where the id is unknown."""
@@ -81,9 +95,11 @@ class AppendLedger:
 
         def work(connection: Connection) -> tuple[UploadRecord, int | None]:
             generation = self._leases.claim(connection, upload_id, APPEND)
-            upload = find(connection, upload_id)  # after the claim, see ``Leases.claim``
-            if upload is None:
+            # After the claim, see ``Leases.claim``.
+            row = _SELECT.first(connection, {"upload_id": upload_id})
+            if row is None:
                 raise UploadNotFound
+            upload = UploadRecord.from_columns(row)
             may_grow = upload.state is State.OPEN and not upload.has_expired(now_ms)
             if generation is not None and not may_grow:
                 self._leases.give_back(connection, generation)
@@ -151,33 +167,59 @@ class AppendLedger:
         self._transactions.write(work)
 
     def record(
-        self, lease: Lease, upload: UploadRecord, offset: int, now_ms: int, expires_at_ms: int
-    ) -> UploadRecord:
+        self,
+        lease: Lease,
+        upload: UploadRecord,
+        offset: int,
+        now_ms: int,
+        expires_at_ms: int,
+        *,
+        finalize_at_most: int,
+        monotonic: Callable[[], float],
+    ) -> AppendCommit:
         """Record that ``offset`` bytes are durable, and end the lease.
 
         ``upload`` is as it was claimed. With its last byte it moves to
-        finalizing, due at once; a partial one stays open, and final ones that
-        waited for it move. Raises as
-        ``checkpoint`` does.
+        finalizing, due at once, and is claimed for that while fewer than
+        ``finalize_at_most`` uploads are being finalized. A partial one stays
+        open, and final ones that waited for it move. Raises as ``checkpoint`` does.
         """
+        claimed_at = monotonic()
         is_full = offset == upload.length
         completes = is_full and upload.concat != PARTIAL
 
-        def work(connection: Connection) -> UploadRecord:
+        def work(connection: Connection) -> int | None:
             if not self._leases.end(connection, lease):
                 raise LeaseLost
-            recorded = self._advance(
-                connection, upload, offset, now_ms, expires_at_ms, completes=completes
-            )
+            self._advance(connection, upload, offset, now_ms, expires_at_ms, completes=completes)
             if completes:
                 append_event_once(connection, upload.id, EventKind.COMPLETED, now_ms)
-            elif is_full:
+                return self._finalizing.claim_queued(
+                    connection, upload.id, finalize_at_most, now_ms
+                )
+            if is_full:
                 start_finals_of(connection, upload.id, now_ms)
-            return recorded
+            return None
 
-        recorded = self._transactions.write(work)
+        generation = self._transactions.write(work)
         self._leases.drop(lease)
-        return recorded
+        recorded = replace(
+            upload, offset=offset, progress_at_ms=now_ms, expires_at_ms=expires_at_ms
+        )
+        if not completes:
+            return AppendCommit(recorded)
+        recorded = replace(
+            recorded,
+            state=State.FINALIZING,
+            due_at_ms=now_ms,
+            error=None,
+            attempts=0,
+            progress_bytes=0,
+        )
+        if generation is None:
+            return AppendCommit(recorded)
+        held = self._leases.hold(upload.id, FINALIZE, generation, claimed_at)
+        return AppendCommit(recorded, held)
 
     def _advance(
         self,
@@ -188,22 +230,16 @@ class AppendLedger:
         expires_at_ms: int,
         *,
         completes: bool = False,
-    ) -> UploadRecord:
-        row = connection.execute(
-            _COMPLETE if completes else _ADVANCE,
-            {
-                "append_id": upload.id,
-                "new_offset": offset,
-                "at_ms": now_ms,
-                "new_expires_at_ms": expires_at_ms,
-            },
-        ).first()
-        if row is None:
+    ) -> None:
+        values = {
+            "append_id": upload.id,
+            "on_root_id": upload.root_id,
+            "new_offset": offset,
+            "at_ms": now_ms,
+            "new_expires_at_ms": expires_at_ms,
+        }
+        if not (_COMPLETE if completes else _ADVANCE).count(connection, values):
             open_upload(connection, upload.id, now_ms)
-            raise LeaseLost
-        recorded = UploadRecord.from_row(row)
-        if recorded.root_id != upload.root_id:  # moved to another node meanwhile
             raise LeaseLost
         if upload.concat == PARTIAL and expires_at_ms > upload.expires_at_ms:
             prolong_finals_of(connection, upload.id, expires_at_ms)
-        return recorded

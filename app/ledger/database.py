@@ -71,15 +71,16 @@ def open_ledger(
         engine, strict=strict, busy_timeout_seconds=busy_timeout_seconds
     )
     leases = Leases(transactions, ProcessLife(run_directory), engine.dialect.name)
+    finalizing = FinalizeQueue(transactions, leases)
     return Ledger(
         transactions=transactions,
         leases=leases,
         uploads=UploadLedger(transactions, leases),
         parts=PartLedger(transactions, leases, engine.dialect.name),
-        appends=AppendLedger(transactions, leases),
+        appends=AppendLedger(transactions, leases, finalizing),
         chunks=ChunkLedger(transactions, leases, engine.dialect.name),
         concatenations=ConcatenationLedger(transactions, leases),
-        finalizing=FinalizeQueue(transactions, leases),
+        finalizing=finalizing,
         sweeping=SweepLedger(transactions, leases),
         outbox=Outbox(transactions, leases),
         keys=ApiKeys(transactions),

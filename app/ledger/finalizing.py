@@ -3,20 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from functools import cache
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import BigInteger, Connection, Select, bindparam, func, or_, select, update
 
-from app.domain.states import State
+from app.domain.states import State, check
 from app.errors import LeaseLost
 from app.ledger.leases import FINALIZE, Lease, Leases
 from app.ledger.models import leases as lease_rows
 from app.ledger.models import uploads
 from app.ledger.outbox import EventKind, append_event, queue_delivery
 from app.ledger.parts import clear_parts
+from app.ledger.prepared import Prepared
 from app.ledger.records import UploadRecord
 from app.ledger.room import take_turns
 from app.ledger.transactions import Transactions
 from app.ledger.uploads import find, transition
+
+check(State.FINALIZING, State.COMPLETE)
+_FINISH = Prepared(
+    update(uploads)
+    .where(uploads.c.id == bindparam("finished_id"), uploads.c.state == State.FINALIZING)
+    .values(
+        state=State.COMPLETE,
+        final_key=bindparam("new_final_key"),
+        staging_key=bindparam("new_staging_key"),
+        progress_bytes=bindparam("all_bytes", type_=BigInteger),
+        completed_at_ms=bindparam("now_ms", type_=BigInteger),
+        due_at_ms=None,
+        error=None,
+    )
+)
+
+
+class _Due:
+    """What is due on some roots; statements built once, for they are run for every upload."""
+
+    def __init__(self, root_ids: Collection[str]) -> None:
+        due = (
+            (uploads.c.state == State.FINALIZING)
+            & (uploads.c.due_at_ms <= bindparam("now_ms", type_=BigInteger))
+            & or_(False, *(uploads.c.root_id == root_id for root_id in sorted(root_ids)))
+        )
+        self.any = Prepared(select(uploads.c.id).where(due).limit(1))
+        self.oldest: Select[tuple[str]] = (
+            select(uploads.c.id)
+            .where(due)
+            .order_by(uploads.c.due_at_ms)
+            .limit(bindparam("at_most", type_=BigInteger))
+        )
+        self.one = Prepared(select(uploads).where(uploads.c.id == bindparam("due_id"), due))
+
+
+_due_on = cache(_Due)  # a process has one set of roots, or few
 
 
 class FinalizeQueue:
@@ -25,6 +64,8 @@ class FinalizeQueue:
     def __init__(self, transactions: Transactions, leases: Leases) -> None:
         self._transactions = transactions
         self._leases = leases
+        #: True when the latest claim found something due, and no free place.
+        self.crowded = False
 
     def claim_next(
         self, now_ms: int, at_most: int, root_ids: Collection[str], monotonic: Callable[[], float]
@@ -34,13 +75,9 @@ class FinalizeQueue:
         None if nothing is due, or if ``at_most`` are being finalized already by
         whatever process.
         """
-        due = (
-            (uploads.c.state == State.FINALIZING)
-            & (uploads.c.due_at_ms <= now_ms)
-            & uploads.c.root_id.in_(root_ids)
-        )
-        waiting = select(uploads.c.id).where(due).limit(1)
-        if not self._transactions.read(lambda tx: tx.execute(waiting).first()):
+        due, now = _due_on(frozenset(root_ids)), {"now_ms": now_ms}
+        if not self._transactions.read(lambda tx: due.any.first(tx, now)):
+            self.crowded = False
             return None
         claimed_at = monotonic()
 
@@ -49,26 +86,42 @@ class FinalizeQueue:
             taken = self._leases.held(connection, FINALIZE)
             if len(taken) >= at_most:
                 return None
-            oldest = select(uploads.c.id).where(due).order_by(uploads.c.due_at_ms)
-            for row in connection.execute(oldest.limit(len(taken) + 1)).all():
+            oldest = connection.execute(due.oldest, now | {"at_most": len(taken) + 1})
+            for row in oldest.all():
                 generation = self._leases.claim(connection, row.id, FINALIZE)
                 if generation is None:
                     continue
-                still_due = connection.execute(select(uploads).where(uploads.c.id == row.id, due))
-                if (current := still_due.first()) is None:
+                current = due.one.first(connection, now | {"due_id": row.id})
+                if current is None:
                     self._leases.give_back(connection, generation)
                     continue
-                upload = UploadRecord.from_row(current)
+                upload = UploadRecord.from_columns(current)
                 if upload.attempts == 0:
                     append_event(connection, upload.id, EventKind.PROCESSING_STARTED, now_ms)
                 return upload, generation
             return None
 
         claimed = self._transactions.write(work, durable=False)
+        self.crowded = claimed is None
         if claimed is None:
             return None
         upload, generation = claimed
         return upload, self._leases.hold(upload.id, FINALIZE, generation, claimed_at)
+
+    def claim_queued(
+        self, connection: Connection, upload_id: str, at_most: int, now_ms: int
+    ) -> int | None:
+        """Claim an upload in the transaction that queues it; return the lease's generation.
+
+        Spares looking for it. None where there is no free place, and on
+        PostgreSQL: there who counts them would have to take turns with all others.
+        """
+        if not self._leases.on_sqlite or len(self._leases.held(connection, FINALIZE)) >= at_most:
+            return None
+        generation = self._leases.claim(connection, upload_id, FINALIZE)
+        if generation is not None:
+            append_event(connection, upload_id, EventKind.PROCESSING_STARTED, now_ms)
+        return generation
 
     def running(self) -> int:
         """Return how many uploads are being finalized, by whatever process."""
@@ -90,23 +143,29 @@ class FinalizeQueue:
         self._transactions.write(work, durable=False)
 
     def finish(
-        self, upload: UploadRecord, lease: Lease, final_key: str, payload: str | None, now_ms: int
+        self,
+        upload: UploadRecord,
+        lease: Lease,
+        final_key: str,
+        staging_key: str | None,
+        payload: str | None,
+        now_ms: int,
     ) -> None:
-        """Mark an upload complete under ``final_key``, and queue its webhook's ``payload``."""
+        """Mark an upload complete under ``final_key``, and queue its webhook's ``payload``.
+
+        ``staging_key``: where something of it is staged still, None: nothing is.
+        """
+        values = {
+            "finished_id": upload.id,
+            "new_final_key": final_key,
+            "new_staging_key": staging_key,
+            "all_bytes": upload.length or 0,
+            "now_ms": now_ms,
+        }
 
         def work(connection: Connection) -> None:
             self._end(connection, lease)
-            moved = transition(
-                connection,
-                upload,
-                State.COMPLETE,
-                final_key=final_key,
-                progress_bytes=upload.length or 0,
-                completed_at_ms=now_ms,
-                due_at_ms=None,
-                error=None,
-            )
-            if moved is None:
+            if not _FINISH.count(connection, values):
                 raise LeaseLost
             event_id = append_event(connection, upload.id, EventKind.FINALIZED, now_ms)
             if upload.webhook_url and payload is not None:

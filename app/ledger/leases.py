@@ -64,8 +64,8 @@ class Leases:
     def __init__(self, transactions: Transactions, life: ProcessLife, dialect: str) -> None:
         self._transactions = transactions
         self._life = life
-        self._on_sqlite = dialect == "sqlite"
-        self._boot_id = boot_id() if self._on_sqlite else ""
+        self.on_sqlite = dialect == "sqlite"
+        self._boot_id = boot_id() if self.on_sqlite else ""
         self._held: dict[int, Lease] = {}
         self._starting = threading.Lock()
         self._changed = threading.Event()
@@ -73,6 +73,9 @@ class Leases:
         # Built once: a statement made anew costs six times as much as running it.
         self._claim = Prepared(self._claim_statement(dialect))
         self._end = Prepared(delete(_rows).where(*self._ours()))
+        self._held_by = select(_rows.c.upload_id, _rows.c.owner).where(
+            _rows.c.key == bindparam("held_key"), self.live()
+        )
         self._is_valid = select(_rows.c.generation).where(*self._ours())
         self._prolong = update(_rows).where(*self._ours()).values(until_ms=self._now() + LEASE_MS)
 
@@ -104,8 +107,7 @@ class Leases:
 
     def held(self, connection: Connection, key: str) -> set[str]:
         """Return the uploads whose lease ``key`` is held by a process not known to be dead."""
-        live = select(_rows.c.upload_id, _rows.c.owner).where(_rows.c.key == key, self.live())
-        rows = connection.execute(live).all()
+        rows = connection.execute(self._held_by, {"held_key": key}).all()
         return {row.upload_id for row in rows if not self._life.is_dead(row.owner)}
 
     def give_back(self, connection: Connection, generation: int) -> None:
@@ -258,7 +260,7 @@ class Leases:
 
     def _now(self) -> ColumnElement[int]:
         """The lease clock in milliseconds, read anew whenever a statement is executed."""
-        if self._on_sqlite:
+        if self.on_sqlite:
             return bindparam("lease_clock", callable_=boot_clock_ms, type_=BigInteger)
         return cast(func.extract("epoch", func.clock_timestamp()) * 1000, BigInteger)
 

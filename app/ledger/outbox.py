@@ -11,6 +11,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from app.ledger.leases import Lease, Leases
 from app.ledger.models import deliveries, events, webhooks
 from app.ledger.models import leases as lease_rows
+from app.ledger.prepared import Prepared
 from app.ledger.records import DeliveryRecord
 from app.ledger.transactions import Transactions
 
@@ -29,9 +30,12 @@ class EventKind(StrEnum):
     RETRY_QUEUED = "retry_queued"
 
 
-# Built once: making a statement anew costs six times as much as running it.
-_INSERT_EVENT = events.insert()
-_SELECT_EVENT = (
+_INSERT_EVENT = Prepared(
+    events.insert()
+    .values({name: bindparam(name) for name in ("upload_id", "kind", "message", "created_at_ms")})
+    .returning(events.c.id)
+)
+_SELECT_EVENT = Prepared(
     select(events.c.id)
     .where(
         events.c.upload_id == bindparam("event_of"),
@@ -50,18 +54,16 @@ def append_event(
     connection: Connection, upload_id: str, kind: EventKind, now_ms: int, message: str | None = None
 ) -> int:
     """Record an event as part of the caller's transaction; return its id."""
-    inserted = connection.execute(
-        _INSERT_EVENT,
-        {"upload_id": upload_id, "kind": kind, "message": message, "created_at_ms": now_ms},
-    )
-    (event_id,) = inserted.inserted_primary_key or (0,)
-    return int(event_id)
+    values = {"upload_id": upload_id, "kind": kind, "message": message, "created_at_ms": now_ms}
+    inserted = _INSERT_EVENT.first(connection, values)
+    assert inserted is not None, "an insert returns its row"
+    return int(inserted["id"])
 
 
 def append_event_once(connection: Connection, upload_id: str, kind: EventKind, now_ms: int) -> None:
     """Record an event that an upload can have only once in its life."""
-    known = connection.execute(_SELECT_EVENT, {"event_of": upload_id, "event_kind": kind})
-    if known.first() is None:
+    values = {"event_of": upload_id, "event_kind": kind}
+    if _SELECT_EVENT.first(connection, values) is None:
         append_event(connection, upload_id, kind, now_ms)
 
 

@@ -40,13 +40,14 @@ class Capabilities:
     ``readable_staging``: bytes of unfinished uploads can be read back; without
     it ``open`` does not find them, and ``stat`` counts the bytes stored so far.
     ``concatenation``: staged objects can be joined without moving their bytes
-    through this process.
+    through this process. ``publishing_moves_no_bytes``: it has no progress to tell.
     """
 
     random_writes: bool
     native_thread_writes: bool
     readable_staging: bool
     concatenation: bool
+    publishing_moves_no_bytes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ class LocalStorage(Storage):
         native_thread_writes=True,
         readable_staging=True,
         concatenation=True,
+        publishing_moves_no_bytes=True,
     )
 
     def __init__(

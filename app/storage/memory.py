@@ -174,6 +174,7 @@ class MemoryStorage(Storage):
         native_thread_writes=False,
         readable_staging=True,
         concatenation=False,
+        publishing_moves_no_bytes=True,
     )
 
     def __init__(self, capacity_bytes: int | None = None, *, instance_id: str = "memory") -> None:

@@ -55,9 +55,7 @@ class AppendService:
         self._clock = clock
         self._uploads = uploads
         self._creator = uploads.creator
-        self._appender = Appender(
-            ledger, storage, clock, policy, drain, uploads.staging, self._creator
-        )
+        self._appender = Appender(ledger, storage, clock, policy, drain, uploads)
         self._concatenator = Concatenator(ledger, storage, clock, uploads.staging, self._creator)
 
     @property
@@ -125,8 +123,6 @@ class AppendService:
                 self._clock.sleep(_POLL_SECONDS)
 
     def _receipt(self, appended: Appended) -> AppendReceipt:
-        if appended.upload.is_full:  # this one is to be finalized, or one that waited for it
-            self._uploads.wake_jobs()
         return AppendReceipt(appended_view(appended.upload), appended.received)
 
     def _visible(self, upload_id: str, protocol: str, sees: str | None) -> UploadRecord:

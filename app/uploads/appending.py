@@ -32,10 +32,10 @@ from app.ledger.database import Ledger
 from app.ledger.leases import APPEND, Contention, Lease
 from app.ledger.records import FINAL, UploadRecord
 from app.storage.base import Storage
-from app.uploads.creating import Creator
 from app.uploads.growing import Growth, Verification, receive_nothing
 from app.uploads.policy import Policy
-from app.uploads.staging import Staging, staged_object
+from app.uploads.service import UploadService
+from app.uploads.staging import staged_object
 from app.uploads.visibility import require_visible
 
 log = structlog.get_logger(__name__)
@@ -81,16 +81,16 @@ class Appender:
         clock: Clock,
         policy: Policy,
         drain: Drain,
-        staging: Staging,
-        creator: Creator,
+        uploads: UploadService,
     ) -> None:
         self._ledger = ledger
         self._storage = storage
         self._clock = clock
         self._policy = policy
         self._drain = drain
-        self._staging = staging
-        self._creator = creator
+        self._staging = uploads.staging
+        self._creator = uploads.creator
+        self._jobs = uploads.jobs
 
     def append(self, upload_id: str, wanted: Append, body: Body) -> Appended:
         """Append ``body`` to an upload; what has arrived is durable and recorded on return.
@@ -199,6 +199,7 @@ class Appender:
             lease=lease,
             room_bytes=self._room_bytes(upload, wanted, upload.offset),
             verification=wanted.verification,
+            jobs=self._jobs,
         )
         if body.length == 0:
             recorded = growth.record_nothing(body)

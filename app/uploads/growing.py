@@ -36,6 +36,7 @@ from app.ledger.database import Ledger
 from app.ledger.leases import Contention, Lease
 from app.ledger.records import UploadRecord
 from app.storage.base import StagedObject, Storage
+from app.uploads.jobs import Jobs
 from app.uploads.policy import Policy
 
 #: An upload's expiry moves on with its progress, at most this often.
@@ -81,6 +82,7 @@ class Growth:
     lease: Lease
     room_bytes: int | None
     verification: Verification | None
+    jobs: Jobs
 
     def receive(self, staged: StagedObject, body: Body) -> UploadRecord:
         """Append the body to ``staged``; return the upload as it is then, its lease ended.
@@ -181,9 +183,21 @@ class Growth:
         if not received and offset != self.upload.length:
             return self.upload
         now_ms = self.clock.now_ms()
-        return self.ledger.appends.record(
-            self.lease, self.upload, offset, now_ms, self._expires_at_ms(now_ms)
+        runs_here = self.jobs.finalize is not None
+        commit = self.ledger.appends.record(
+            self.lease,
+            self.upload,
+            offset,
+            now_ms,
+            self._expires_at_ms(now_ms),
+            finalize_at_most=self.policy.max_concurrent_finalizations if runs_here else 0,
+            monotonic=self.clock.monotonic,
         )
+        if commit.finalize is not None and self.jobs.finalize is not None:
+            self.jobs.finalize(commit.upload, commit.finalize)
+        elif commit.upload.is_full:  # this one is to be finalized, or one that waited for it
+            self.jobs.wake()
+        return commit.upload
 
     def _expires_at_ms(self, now_ms: int) -> int:
         moved_ms = now_ms + self.policy.ttl_ms

@@ -6,7 +6,6 @@ Knows nothing of HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -29,6 +28,7 @@ from app.ledger.leases import Contention
 from app.ledger.records import UploadRecord
 from app.storage.base import Storage
 from app.uploads.creating import Creator, Wish
+from app.uploads.jobs import Jobs
 from app.uploads.policy import Policy
 from app.uploads.receiving import PartReceiver
 from app.uploads.staging import Staging, staged_object
@@ -43,7 +43,7 @@ _LONGEST_POLL_SECONDS = 0.2
 
 
 class UploadService:
-    """Uploads in parts. ``wake_jobs`` is called when there is something to finalize.
+    """Uploads in parts.
 
     ``sees`` arguments name the owner whose uploads are visible, None: all.
     """
@@ -59,7 +59,7 @@ class UploadService:
         self.creator = Creator(ledger, storage, clock, policy, self.staging)
         self.transfers = Transfers(ledger, storage, clock, policy, drain)
         self._receiver = PartReceiver(ledger, storage, clock, policy, self.staging, self.transfers)
-        self.wake_jobs: Callable[[], None] = lambda: None
+        self.jobs = Jobs()
 
     def create(self, protocol: str, owner: str, wish: Wish) -> UploadView:
         """Create an upload whose parts have the server's size; see ``Creator.create``."""
@@ -109,7 +109,7 @@ class UploadService:
 
         Raises UploadNotFound where it has been ended meanwhile.
         """
-        self.wake_jobs()
+        self.jobs.wake()
         give_up_at = self._clock.monotonic() + self._policy.complete_wait_seconds
         pause_seconds = _POLL_SECONDS
         while upload.state is State.FINALIZING and self._clock.monotonic() < give_up_at:
