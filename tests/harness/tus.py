@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import socket
+import termios
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ import requests
 
 from tests.harness.native import TIMEOUT_SECONDS, cut
 from tests.harness.server import API_KEY, Server
+from tests.harness.wire import wait_until
 
 CONTENT_TYPE = "application/offset+octet-stream"
 
@@ -55,6 +59,7 @@ class Tus:
 
     def __init__(self, server: Server, key: str | None = API_KEY) -> None:
         self.server = server
+        self.key = key
         self._usual = {"Tus-Resumable": "1.0.0"} | ({} if key is None else {"X-API-Key": key})
 
     def request(
@@ -167,10 +172,25 @@ class Tus:
     def patch_then_cut(
         self, upload: TusUpload, offset: int, length: int, data: bytes, how: str
     ) -> None:
-        """Announce ``length`` bytes, send ``data``, then end the connection by FIN or RST."""
+        """Announce ``length`` bytes, send ``data``, then end the connection by FIN or RST.
+
+        Not before all has arrived: a reset takes back what is still on its way.
+        """
         sock = self.open_patch(upload, offset, length)
         sock.sendall(data)
+        wait_until_arrived(sock)
         cut(sock, how)
+
+
+def wait_until_arrived(sock: socket.socket) -> None:
+    """Wait until the other side's system has acknowledged all that was sent (tcp(7), SIOCOUTQ)."""
+
+    def has_arrived() -> bool:
+        on_their_way = array("i", [0])
+        fcntl.ioctl(sock, termios.TIOCOUTQ, on_their_way)
+        return on_their_way[0] == 0
+
+    wait_until(has_arrived, "all bytes have arrived")
 
 
 def finished_file(server: Server, upload: TusUpload) -> Path | None:
