@@ -60,7 +60,7 @@ class Tus:
     def __init__(self, server: Server, key: str | None = API_KEY) -> None:
         self.server = server
         self.key = key
-        self._usual = {"Tus-Resumable": "1.0.0"} | ({} if key is None else {"X-API-Key": key})
+        self.usual = {"Tus-Resumable": "1.0.0"} | ({} if key is None else {"X-API-Key": key})
 
     def request(
         self,
@@ -83,7 +83,7 @@ class Tus:
         )
 
     def _headers(self, headers: Mapping[str, object]) -> dict[str, str]:
-        merged = {**self._usual, **headers}
+        merged = {**self.usual, **headers}
         return {name: str(value) for name, value in merged.items() if value is not None}
 
     def create_raw(
