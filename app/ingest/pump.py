@@ -16,7 +16,7 @@ from typing import Protocol
 
 from app.errors import LonghaulError
 from app.ingest.body import Body
-from app.ingest.threads import receive_pool
+from app.ingest.threads import part_pool, receive_pool
 
 #: Bytes moved at a time; larger gains nothing (measured), smaller costs the GIL.
 BUFFER_BYTES = 1024 * 1024
@@ -86,6 +86,11 @@ def _no_turn(_written: int) -> LonghaulError | None:
     return None
 
 
+#: What follows the last byte; told how many bytes have been written. It is called
+#: in a native thread unless the sink is Python code.
+AtEnd = Callable[[int], None]
+
+
 class _Buffers:
     """Reused buffers: as many as jobs run at once, whatever the number of connections."""
 
@@ -115,14 +120,20 @@ def pump(
     guard: Guard = no_guard,
     native_writes: bool = True,
     on_turn: OnTurn = _no_turn,
+    at_end: AtEnd | None = None,
 ) -> Transfer:
     """Move a request's body into ``sink`` until it ends, one way or another.
 
     At most ``limit_bytes`` are written. With ``native_writes`` the sink is
-    called in a native thread, else in the calling greenlet. Errors of the sink
-    are raised as they are; everything the client does is told by ``Ended``.
+    called in a native thread, else in the calling greenlet. ``at_end`` is called
+    if the body has come whole, before this returns; where it fits one buffer, by
+    the very job that takes its last byte: to hand over to a greenlet and back
+    takes longer than a small body. Errors of the sink and of ``at_end`` are
+    raised as they are; everything the client does is told by ``Ended``.
     """
     written, idle_seconds = 0, 0.0
+    end = _End(at_end)
+    at_once = at_end is not None and limit_bytes <= BUFFER_BYTES
     while not body.ended:
         reason = guard(idle_seconds) or on_turn(written)
         if reason is not None:
@@ -134,7 +145,9 @@ def pump(
         body.wait(min(TURN_SECONDS, idle_timeout_seconds))
         room = limit_bytes - written
         if native_writes:
-            moved, reason = receive_pool.run(lambda: _drain(body, sink, hasher, room, guard))  # noqa: B023
+            pool = part_pool if at_once else receive_pool
+            end_here = end.after(written) if at_once else None
+            moved, reason = pool.run(lambda: _drain(body, sink, hasher, room, guard, end_here))  # noqa: B023
         else:
             moved, reason = _drain_then_write(body, sink, hasher, room, guard)
         written += min(moved, room)
@@ -145,7 +158,32 @@ def pump(
         # Only a look that found nothing tells of the client: before it this
         # server may have waited for a lease, or for its own disk.
         idle_seconds = 0.0 if moved else body.idle_seconds()
+    if not end.is_reached:
+        run = part_pool.run if native_writes else _run_here
+        run(lambda: end.reach(written))
     return Transfer(written, Ended.WHOLE)
+
+
+class _End:
+    """The end of a body, reached once at most."""
+
+    def __init__(self, at_end: AtEnd | None) -> None:
+        self._at_end = at_end
+        self.is_reached = at_end is None
+
+    def reach(self, written: int) -> None:
+        """Do what follows the last byte of ``written``."""
+        self.is_reached = True
+        if self._at_end is not None:
+            self._at_end(written)
+
+    def after(self, written: int) -> AtEnd:
+        """Return what a job calls that adds its bytes to ``written`` ones."""
+        return lambda moved: self.reach(written + moved)
+
+
+def _run_here(work: Callable[[], None]) -> None:
+    work()
 
 
 #: Bytes taken, more than there was room for if the body is too long, and the
@@ -153,8 +191,15 @@ def pump(
 _Moved = tuple[int, LonghaulError | None]
 
 
-def _drain(body: Body, sink: Sink, hasher: Hasher | None, room: int, guard: Guard) -> _Moved:
-    """Move what is there, for one job's worth."""
+def _drain(
+    body: Body,
+    sink: Sink,
+    hasher: Hasher | None,
+    room: int,
+    guard: Guard,
+    at_end: AtEnd | None = None,
+) -> _Moved:
+    """Move what is there, for one job's worth; end a body that has come whole."""
     started_at, moved = time.monotonic(), 0
     buffer = _buffers.take()
     try:
@@ -176,6 +221,8 @@ def _drain(body: Body, sink: Sink, hasher: Hasher | None, room: int, guard: Guar
                 break
     finally:
         _buffers.give_back(buffer)
+    if at_end is not None and body.ended and moved <= room:
+        at_end(moved)
     return moved, None
 
 

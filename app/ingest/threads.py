@@ -18,11 +18,16 @@ SYNC_THREADS = 16
 #: for the disk where a file is not in memory, hence more than receive.
 SEND_THREADS = 8 + 2 * (os.cpu_count() or 1)
 
+#: Threads that end parts: they wait for the disk, then for their turn in the ledger.
+#: Small parts are received here, too, because they end as soon as they are received.
+PART_THREADS = 16
+
 #: Threads that verify, publish and remove files, for minutes if need be: apart,
 #: so that no part waits for them. Jobs beyond this number wait for each other.
 JOB_THREADS = 8
 
 receive_pool = NativePool(RECEIVE_THREADS)
 sync_pool = NativePool(SYNC_THREADS)
+part_pool = NativePool(PART_THREADS)
 send_pool = NativePool(SEND_THREADS)
 job_pool = NativePool(JOB_THREADS)

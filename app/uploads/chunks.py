@@ -20,10 +20,11 @@ from app.errors import (
     WrongRoot,
 )
 from app.ingest.body import Body
+from app.ingest.pump import Transfer
 from app.ingest.threads import receive_pool, sync_pool
 from app.ledger.database import Ledger
 from app.ledger.leases import Lease
-from app.ledger.parts import PartClaim
+from app.ledger.parts import PartClaim, PartCommit
 from app.ledger.records import AliasKey, ReceiptRecord, UploadRecord
 from app.storage.base import Storage
 from app.uploads.comparing import Comparison, OtherBytes
@@ -154,25 +155,33 @@ class ChunkService:
         upload = self._uploads.staging.ensure(upload, lease)
         staged = staged_object(upload)
         length = span.length - same_bytes
+
+        def require_part(transfer: Transfer) -> None:
+            done = same_bytes + len(ahead) + transfer.received
+            require_whole(replace(transfer, received=done), span.length, body)
+
+        def record(storage_receipt: str | None) -> PartCommit:
+            now_ms = self._clock.now_ms()
+            return self._ledger.parts.commit(
+                lease,
+                ReceiptRecord(index, span.length, None, storage_receipt, now_ms),
+                completes=True,
+                cut_into=upload.part_count,
+                prolonged_to_ms=now_ms + self._policy.ttl_ms,
+            )
+
         with self._storage.writer(staged, index, span.offset + same_bytes, length) as writer:
             if ahead:
                 self._transfers.run(receive_pool, upload, lambda: writer.write(memoryview(ahead)))
-            transfer = self._transfers.receive(
-                upload, body, writer, length - len(ahead), lease=lease
+            commit = self._transfers.store(
+                upload,
+                body,
+                writer,
+                length - len(ahead),
+                lease=lease,
+                require_part=require_part,
+                record=record,
             )
-            done = same_bytes + len(ahead) + transfer.received
-            require_whole(replace(transfer, received=done), span.length, body)
-            storage_receipt = self._transfers.run(
-                sync_pool, upload, lambda: writer.commit(durable=self._policy.durable)
-            )
-        now_ms = self._clock.now_ms()
-        commit = self._ledger.parts.commit(
-            lease,
-            ReceiptRecord(index, span.length, None, storage_receipt, now_ms),
-            completes=True,
-            cut_into=upload.part_count,
-            prolonged_to_ms=now_ms + self._policy.ttl_ms,
-        )
         metrics.received_bytes_total.labels(upload.protocol).inc(span.length)
         if commit.received == commit.part_count:
             return self._finished(replace(upload, state=State.FINALIZING))

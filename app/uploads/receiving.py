@@ -12,10 +12,10 @@ from app.errors import (
     PartsLost,
 )
 from app.ingest.body import Body
-from app.ingest.threads import sync_pool
+from app.ingest.pump import Transfer
 from app.ledger.database import Ledger
 from app.ledger.leases import Lease
-from app.ledger.parts import PartClaim
+from app.ledger.parts import PartClaim, PartCommit
 from app.ledger.records import ReceiptRecord, UploadRecord
 from app.storage.base import Storage
 from app.uploads.policy import Policy
@@ -89,24 +89,33 @@ class PartReceiver:
         upload = self._staging.ensure(upload, lease)
         staged = staged_object(upload)
         sha256 = hashlib.sha256()
-        with self._storage.writer(staged, index, span.offset, span.length) as writer:
-            transfer = self._transfers.receive(
-                upload, body, writer, span.length, lease=lease, hasher=sha256
-            )
+
+        def require_part(transfer: Transfer) -> None:
             require_whole(transfer, span.length, body)
             if digest is not None and digest != sha256.digest():
                 raise DigestMismatch
-            storage_receipt = self._transfers.run(
-                sync_pool, upload, lambda: writer.commit(durable=self._policy.durable)
+
+        def record(storage_receipt: str | None) -> PartCommit:
+            receipt = ReceiptRecord(
+                part=index,
+                size=span.length,
+                sha256=sha256.hexdigest(),
+                storage_receipt=storage_receipt,
+                received_at_ms=self._clock.now_ms(),
             )
-        receipt = ReceiptRecord(
-            part=index,
-            size=span.length,
-            sha256=sha256.hexdigest(),
-            storage_receipt=storage_receipt,
-            received_at_ms=self._clock.now_ms(),
-        )
-        commit = self._ledger.parts.commit(lease, receipt)
+            return self._ledger.parts.commit(lease, receipt)
+
+        with self._storage.writer(staged, index, span.offset, span.length) as writer:
+            commit = self._transfers.store(
+                upload,
+                body,
+                writer,
+                span.length,
+                lease=lease,
+                require_part=require_part,
+                record=record,
+                hasher=sha256,
+            )
         return PartStored(upload.id, index, sha256.hexdigest(), commit.received, commit.part_count)
 
     def _compare(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -24,13 +25,13 @@ from app.errors import (
 )
 from app.ingest.body import Body
 from app.ingest.drain import Drain
-from app.ingest.pump import Ended, Guard, Hasher, Sink, Transfer, pump
+from app.ingest.pump import AtEnd, Ended, Guard, Hasher, Sink, Transfer, pump
 from app.ledger.database import Ledger
 from app.ledger.leases import Contention, Lease
-from app.ledger.parts import PartClaim
+from app.ledger.parts import PartClaim, PartCommit
 from app.ledger.records import UploadRecord
 from app.native_threads import NativePool
-from app.storage.base import Storage
+from app.storage.base import PartWriter, Storage
 from app.uploads.policy import Policy
 
 T = TypeVar("T")
@@ -44,6 +45,14 @@ _POLL_SECONDS = 0.05
 #: A writer that has received nothing for this long lets go when another waits:
 #: its client has probably gone without a word.
 STALE_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What the end of a part has brought so far."""
+
+    storage_receipt: str | None = None
+    commit: PartCommit | None = None
 
 
 class Transfers:
@@ -92,6 +101,7 @@ class Transfers:
         lease: Lease | None,
         hasher: Hasher | None = None,
         is_writer: bool = True,
+        at_end: AtEnd | None = None,
     ) -> Transfer:
         """Move a body of ``upload`` into ``sink``, at most ``limit_bytes`` of it; see ``pump``.
 
@@ -108,7 +118,41 @@ class Transfers:
             hasher=hasher,
             guard=self._drain.guard_part if lease is None else self._guard(lease),
             native_writes=capabilities.native_thread_writes or not is_writer,
+            at_end=at_end,
         )
+
+    def store(
+        self,
+        upload: UploadRecord,
+        body: Body,
+        writer: PartWriter,
+        limit_bytes: int,
+        *,
+        lease: Lease,
+        require_part: Callable[[Transfer], None],
+        record: Callable[[str | None], PartCommit],
+        hasher: Hasher | None = None,
+    ) -> PartCommit:
+        """Receive what is left of a part, make it durable, and record it.
+
+        ``require_part`` raises unless a transfer has brought all of it.
+        ``record`` commits it to the ledger, with the storage's receipt. Both run in
+        the thread that has taken the last byte, if the part is small and the
+        ledger lets them: they must not touch gevent, and not log.
+        """
+        outcome = _Outcome()
+
+        def at_end(received: int) -> None:
+            require_part(Transfer(received, Ended.WHOLE))
+            outcome.storage_receipt = writer.commit(durable=self._policy.durable)
+            if self._ledger.transactions.from_native_threads:
+                outcome.commit = record(outcome.storage_receipt)
+
+        transfer = self.receive(
+            upload, body, writer, limit_bytes, lease=lease, hasher=hasher, at_end=at_end
+        )
+        require_part(transfer)
+        return outcome.commit or record(outcome.storage_receipt)
 
     def run(self, pool: NativePool, upload: UploadRecord, work: Callable[[], T]) -> T:
         """Do ``work`` on an upload's writer where its storage wants it: in ``pool``, or here."""
