@@ -6,7 +6,6 @@ import json
 import logging
 import resource
 import socket
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -144,8 +143,8 @@ def with_nothing_to_read(sock: socket.socket) -> None:
         sock.recv(1)
 
 
-def fast_upload_seconds(server: Server, data: memoryview) -> float:
-    """Return how long a file of three parts takes over one connection, the quickest of some."""
+def fast_upload_seconds(server: Server, data: memoryview) -> list[float]:
+    """Return how long a file of three parts takes over one connection, several times."""
 
     def once() -> float:
         upload = native.init(size=3 * PART_BYTES)
@@ -160,28 +159,29 @@ def fast_upload_seconds(server: Server, data: memoryview) -> float:
         return seconds
 
     native = Native(server)
-    return statistics.median(once() for _ in range(5))
+    return [once() for _ in range(8)]
 
 
 def test_a_thousand_slow_clients_leave_a_fast_one_its_speed(
     single: Server, content: Content
 ) -> None:
-    """At least 80%, as the median of five uploads with and without them.
+    """At least 80%: the quickest of all uploads without them over the quickest with them.
 
-    Other load on the machine can only make the ratio wrong for a while, so it
-    is measured up to four times and one good measurement is a proof.
+    Other load on the machine only ever makes an upload slower, so the quickest
+    ones of each kind are the true ones; another round is measured as long as
+    those do not prove it.
     """
     data = memoryview(content(PART_BYTES))
-    ratios = []
-    for _ in range(4):
-        alone = fast_upload_seconds(single, data)
+    alone: list[float] = []
+    among_slow: list[float] = []
+    ratios: list[float] = []
+    while len(ratios) < 5 and max(ratios, default=0.0) < 0.8:
+        alone += fast_upload_seconds(single, data)
         with SlowClients(single):
-            among_slow = fast_upload_seconds(single, data)
-        ratios.append(alone / among_slow)
-        if ratios[-1] >= 0.8:
-            break
-    log.info("speed among slow clients: %s", ratios)
-    assert max(ratios) >= 0.8, ratios
+            among_slow += fast_upload_seconds(single, data)
+        ratios.append(min(alone) / min(among_slow))
+    log.info("speed among slow clients, round by round: %s", ratios)
+    assert ratios[-1] >= 0.8, ratios
 
 
 def test_a_file_of_one_tebibyte_is_created_and_told_of_in_under_a_second(single: Server) -> None:
