@@ -97,6 +97,15 @@ class Clients:
         """For looking whether the server is well: it has to say so soon."""
         return self._client("probes", PROBE_SECONDS, attempts=1)
 
+    def close_here(self) -> None:
+        """Close this thread's clients, before a thread ends that may have used some.
+
+        Its hub ends with it, and then their sockets could not be closed any more.
+        """
+        made, self._local.made = self._local.made, {}
+        for client in made.values():
+            client.close()
+
     def _client(self, purpose: str, read_seconds: int, *, attempts: int) -> S3Client:
         local = self._local
         if local.pid != os.getpid():

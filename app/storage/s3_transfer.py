@@ -227,6 +227,8 @@ class Transfer:
             except BaseException:
                 queue.fail()
                 raise
+            finally:
+                self.bucket.clients.close_here()
 
         with ThreadPoolExecutor(THREADS) as pool:
             for sender in [pool.submit(send) for _ in range(min(THREADS, geometry.part_count))]:

@@ -13,10 +13,8 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from tests.harness.s3 import S3Server
+from tests.harness.s3 import ENDING_WITH_US, START_SECONDS, S3Server
 from tests.harness.server import free_port
-
-START_SECONDS = 120
 
 ACCESS_KEY, SECRET_KEY = "access-key-of-the-tests", "secret-key-of-the-tests"
 
@@ -154,7 +152,7 @@ class Ceph(S3Server):
     def _spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         with (self._directory / "log" / f"{program}.out").open("ab") as log:
             return subprocess.Popen(
-                [program, *self._options, *arguments],
+                [*ENDING_WITH_US, program, *self._options, *arguments],
                 cwd=self._directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

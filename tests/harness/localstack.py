@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.harness.s3 import S3Server
+from tests.harness.s3 import ENDING_WITH_US, S3Server
 from tests.harness.server import ROOT
 
 PYTHON = ROOT / ".localstack/bin/python"
@@ -43,7 +43,7 @@ class LocalStack(S3Server):
         """See S3Server."""
         with (self._directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [PYTHON, "-m", "localstack.runtime.main"],
+                [*ENDING_WITH_US, PYTHON, "-m", "localstack.runtime.main"],
                 cwd=self._directory,
                 env={
                     "PATH": os.environ["PATH"],

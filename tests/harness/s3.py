@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import time
@@ -17,6 +18,9 @@ from app.storage.s3_client import Clients, S3Place
 from tests.harness.server import free_port
 
 START_SECONDS = 120
+
+#: Begins the command of a server that must not outlive a test run that is killed.
+ENDING_WITH_US = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
 REGION = "us-east-1"
 
