@@ -103,16 +103,19 @@ class ChunkService:
         """
         self._uploads.creator.require_allowed(chunk.wish.length, chunk.wish.max_bytes)
         claim = self._transfers.claimed(chunk.index, lambda: self._claim(chunk, body))
-        if claim.lease is None:
-            return self._confirm(claim.upload, chunk.index, body)
         try:
+            if claim.lease is None:
+                return self._confirm(claim.upload, chunk.index, body)
             if claim.receipt is not None:
                 return self._replace(claim.upload, chunk.index, claim.lease, body)
             return self._store(claim.upload, chunk.index, claim.lease, body)
         except PartsLost as error:
+            if claim.lease is None:
+                raise StorageUnavailable from error
             raise self._transfers.vanished(claim.upload, error) from error
         finally:
-            self._ledger.leases.release(claim.lease)
+            if claim.lease is not None:
+                self._ledger.leases.release(claim.lease)
 
     def _claim(self, chunk: Chunk, body: Body) -> PartClaim:
         """Claim a chunk of its file's upload, which is created if there is none."""

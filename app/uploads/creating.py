@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from app import metrics
 from app.domain.clock import Clock
 from app.domain.names import parse_client_name, target_key
 from app.domain.parts import MAX_PARTS, Geometry
@@ -85,7 +86,11 @@ class Creator:
             room_bytes=self._staging.room_bytes(new.root_id),
             monotonic=self._clock.monotonic,
         )
-        return record if lease is None else self.stage(new, lease)
+        if lease is None:
+            return record
+        made = self.stage(new, lease)
+        metrics.uploads_created_total.labels(protocol).inc()
+        return made
 
     def planned(self, protocol: str, owner: str, wish: Wish) -> NewUpload:
         """Check a wish and return the upload it asks for, which exists nowhere yet.

@@ -275,6 +275,26 @@ def test_an_upload_whose_object_has_vanished_starts_anew(desk: Desk, rig: Rig) -
     assert final(rig, desk.put(0)) == CONTENT
 
 
+def test_a_file_that_has_gone_from_the_storage_confirms_nothing(desk: Desk, rig: Rig) -> None:
+    desk.put(0)
+    done = desk.put(1)
+    rig.storage.delete(rig.record(done.id).final_key or "")
+    with pytest.raises(StorageUnavailable):
+        desk.put(0)
+
+
+def test_an_upload_lives_on_as_long_as_chunks_come(desk: Desk, rig: Rig, clock: FakeClock) -> None:
+    desk.put(0)
+    clock.advance(rig.policy.ttl_seconds - 1)
+    view = desk.put(0)
+    clock.advance(2)
+    assert not desk.has(0), "what changes nothing is no progress"
+    desk.put(0)
+    clock.advance(rig.policy.ttl_seconds - 1)
+    assert desk.put(1).state is State.COMPLETE
+    assert [swept.upload_id for swept in rig.sweep()] == [view.id]
+
+
 def test_an_upload_whose_bytes_are_on_another_disk_is_not_touched(
     desk: Desk, database: Database
 ) -> None:
