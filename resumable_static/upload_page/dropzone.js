@@ -16,6 +16,7 @@ export class DropZone {
   #found;
   #hint = element("p", {class: "hint"});
   #title = element("p", {class: "title"});
+  #told = element("p", {class: "told", hidden: true});
   #over = 0; // elements inside that the drag is over
 
   /** `found([{file, path}], unreadable)` gets what was chosen or dropped. */
@@ -30,7 +31,7 @@ export class DropZone {
       this.#button("chooseFiles", "primary", files),
       ...(TAKES_FOLDERS ? [this.#button("chooseFolder", "folders", folder)] : []),
     );
-    this.element.append(icon("upload"), this.#title, buttons, this.#hint, files, folder);
+    this.element.append(icon("upload"), this.#title, buttons, this.#hint, this.#told, files, folder);
     showText(this.#title, phrases.text(INVITATION));
     this.limit(null);
     this.#listen();
@@ -41,6 +42,12 @@ export class DropZone {
     const words = this.#phrases;
     const limit = bytes === null ? "" : `${words.text("limit", {size: words.size(bytes)})} `;
     showText(this.#hint, limit + words.text("resumable"));
+  }
+
+  /** Say what was strange about what was just added; "" takes that back. */
+  tell(text) {
+    this.#told.hidden = !text;
+    showText(this.#told, text);
   }
 
   /** Take up a drop, this zone's or the page's; call it while the event lasts. */

@@ -7,7 +7,8 @@
  * Where the page has no such element, one is put behind the script tag and gets its `data-`
  * attributes. Attributes: `token`; `token-url`, which answers what POST /upload/session did;
  * `theme` (light, dark); `lang`. Properties: `token`; `getToken`, an async function that returns
- * a token, called with why one is needed; `strings` (strings.js). Events, all bubbling:
+ * a token, called with why one is needed; `strings` (strings.js). Taken out of the page, it
+ * pauses. Events, all bubbling:
  * `longhaul-ready`, `longhaul-progress`, `longhaul-done`, `longhaul-failed`.
  */
 
@@ -37,6 +38,11 @@ export class LonghaulUpload extends HTMLElement {
     const style = element("link", {rel: "stylesheet", href: STYLE});
     style.onload = style.onerror = () => (content.hidden = false);
     root.append(style, content);
+  }
+
+  disconnectedCallback() {
+    // A move within the page ends with the element in the page again.
+    queueMicrotask(() => this.isConnected || this.#widget.suspend());
   }
 
   attributeChangedCallback(_name, _before, token) {

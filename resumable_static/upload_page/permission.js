@@ -65,7 +65,8 @@ export class Permission extends EventTarget {
       // The first time at once; an application that hands out refused tokens is not hammered.
       if (this.#disappointments) await patience(pauseAfter(this.#disappointments));
       try {
-        const token = await ask(reason);
+        const token = this.#given && (await ask(reason));
+        if (!this.#given) return; // it has come by another way meanwhile
         if (typeof token === "string" && token) return this.give(token);
         return this.#become("wanted");
       } catch {

@@ -19,19 +19,23 @@ const CODES = new Map([
   [500, "internal_error"],
 ]);
 
-/** Return the problem that a finished XMLHttpRequest tells of. */
-export function problemOf(xhr) {
-  const {status} = xhr;
-  const told = parsed(xhr.responseText);
+/** Return the problem that an answer tells of; `header(name)` returns a header or null. */
+export function problemOf(status, text, header) {
+  const told = parsed(text);
   const kind = REFUSING.has(status) ? "token" : PASSING.has(status) ? "passes" : "lasting";
   return {
     kind,
     status,
     code: CODES.get(status) ?? told.code ?? (PASSING.has(status) ? "unreachable" : "unknown"),
-    message: told.error ?? xhr.statusText,
-    requestId: status ? xhr.getResponseHeader("X-Request-ID") : null,
-    retryAfterSeconds: status ? Number(xhr.getResponseHeader("Retry-After")) || 0 : 0,
+    message: told.error ?? "",
+    requestId: header("X-Request-ID"),
+    retryAfterSeconds: Number(header("Retry-After")) || 0,
   };
+}
+
+/** Return the problem that a finished XMLHttpRequest tells of. */
+export function problemOfRequest(xhr) {
+  return problemOf(xhr.status, xhr.responseText, (name) => xhr.getResponseHeader(name));
 }
 
 /** Return a problem of this page's own making. */

@@ -182,7 +182,7 @@ export class Queue extends EventTarget {
       transfer.end();
       this.#transfers.delete(item);
       this.#rest(item);
-      if (item.state === "running") this.#enqueue(item);
+      if (item.state === "running" || item.state === "finishing") this.#enqueue(item);
     }
   }
 

@@ -1,6 +1,6 @@
 /** The server these files came from: what it tells a page, and the token requests carry. */
 
-import {ownProblem, parsed, problemOf} from "./problems.js";
+import {ownProblem, parsed, problemOfRequest} from "./problems.js";
 
 /** How long the settings may take. A server that is up answers in milliseconds. */
 const SETTINGS_TIMEOUT_MS = 20_000;
@@ -42,7 +42,7 @@ export class Server {
         const told = parsed(xhr.responseText);
         if (xhr.status === 200 && "needs_token" in told) return resolve(told);
         const stranger = xhr.status === 200; // a portal's page, say
-        reject(new ServerError(stranger ? ownProblem("passes", "unreachable") : problemOf(xhr)));
+        reject(new ServerError(stranger ? ownProblem("passes", "unreachable") : problemOfRequest(xhr)));
       });
       xhr.send();
     });

@@ -88,6 +88,7 @@ export const ENGLISH = {
   "problem.piece_too_large": "A proxy in front of the server refuses pieces of this size. Whoever runs it can raise its limit on request bodies.",
   "problem.not_found": "The server does not take uploads at this address. Whoever runs it should look at its proxy.",
   "problem.internal_error": "The server has made a mistake; its log tells more. Try again later.",
+  "problem.storage_fault": "The server could not finish the file. Try again; if it fails again, its log tells whoever runs it why.",
   "problem.parts_lost": "The server has lost parts of the file. Try again, and they are sent anew.",
   "problem.unknown": "The server refuses the file ({status}): {message}",
   requestId: "Request {id}",

@@ -9,14 +9,12 @@
  * asks for `headers`, just before its own listeners look.
  */
 
-import {patience, pauseAfter} from "./patience.js";
-import {ownProblem, parsed, problemOf} from "./problems.js";
+import {finished} from "./finishing.js";
+import {pauseAfter} from "./patience.js";
+import {isHopeless, ownProblem, parsed, problemOfRequest} from "./problems.js";
 
 /** A request that stands still for so long hangs. The server gives bodies up after 60 s. */
 const STALL_MS = 60_000;
-
-/** How often to ask whether the server has finished a file that is all there. */
-const FINISHING_MS = [500, 1000, 2000, 5000];
 
 export class Transfer {
   /** Whether all of the file is there, and the server is finishing it. */
@@ -213,7 +211,7 @@ export class Transfer {
       // A portal's sign-in page, or a proxy's start page: not our server, and nothing stored.
       this.#drop(chunk);
     } else {
-      this.#refuse(chunk, {...problemOf(xhr), token});
+      this.#refuse(chunk, {...problemOfRequest(xhr), token}, sends);
     }
   }
 
@@ -232,7 +230,9 @@ export class Transfer {
     this.#events.reached();
   }
 
-  #refuse(chunk, problem) {
+  #refuse(chunk, problem, sends = true) {
+    // A file that could not be finished is refused when it is asked for, and tried anew when sent.
+    if (problem.kind === "lasting" && !sends && !isHopeless(problem)) return;
     chunk.preprocessState = 0; // Resumable.js sends again at once: to the gate
     this.#refused.set(chunk, problem);
     if (problem.kind === "lasting") this.#fail(problem);
@@ -255,26 +255,18 @@ export class Transfer {
 
   async #complete(answer) {
     this.finishing = true;
-    for (let asked = 0; !answer.complete && !this.#over; asked += 1) {
-      this.#events.changed();
-      await patience(FINISHING_MS[Math.min(asked, FINISHING_MS.length - 1)]);
-      answer = await this.#asked(answer);
-    }
-    if (this.#over) return;
-    this.#over = true;
-    this.#events.done(answer);
-  }
-
-  /** Return what the server says of the file now; `answer` if it says nothing. */
-  async #asked(answer) {
+    this.#events.changed();
     try {
-      const response = await fetch(this.#answered, {headers: this.#server.headers()});
-      if (response.status !== 200) return answer;
-      const told = await response.json();
-      if (told.received < told.total_chunks) this.#fail(ownProblem("lasting", "parts_lost"));
-      return told;
-    } catch {
-      return answer; // the next question may come through
+      const last = await finished(answer, this.#answered, this.#server, {
+        isOver: () => this.#over,
+        refused: (code) => this.#events.refused(code),
+      });
+      if (this.#over) return;
+      this.#over = true;
+      this.#events.done(last);
+    } catch (error) {
+      if (!error.problem) throw error;
+      this.#fail(error.problem);
     }
   }
 

@@ -8,6 +8,9 @@ import {isHopeless} from "./problems.js";
 
 const PREFIX = "longhaul.unfinished.";
 
+/** How often a file that is on its way is noted anew: it expires so long after its last byte. */
+const FRESH_MS = 60_000;
+
 /** So many names are remembered; a folder may hold more files than the storage has room for. */
 const MOST = 1000;
 
@@ -35,7 +38,8 @@ export class Unfinished {
   /** Note what has become of an item. */
   follow(item) {
     if (item.state === "running") {
-      if (this.#now.has(item.identifier)) return;
+      const known = this.#now.get(item.identifier);
+      if (known && Date.now() - known.at < FRESH_MS) return;
       this.#before.delete(item.identifier);
       this.#now.set(item.identifier, {path: item.path, size: item.size, at: Date.now()});
     } else if (!isOver(item) || !this.#now.delete(item.identifier)) {

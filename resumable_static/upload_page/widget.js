@@ -52,6 +52,11 @@ export class Widget {
     this.#connect();
   }
 
+  /** The element has left the page: nobody could stop its uploads any more. */
+  suspend() {
+    this.#queue.pauseAll();
+  }
+
   /** Take up what was dropped somewhere on the page. */
   drop(dataTransfer) {
     this.#zone.take(dataTransfer);
@@ -107,9 +112,12 @@ export class Widget {
     const {added, repeated} = this.#queue.add(entries);
     this.#unfinished.chosen(added);
     if (added.length) this.#announcer.say(words.text("say.added", {count: added.length}));
-    if (repeated) this.#announcer.say(words.text("say.repeated", {count: repeated}));
-    if (unreadable) this.#announcer.say(words.text("say.unreadable", {count: unreadable}));
-    if (!entries.length && !unreadable) this.#announcer.say(words.text("say.nothing"));
+    const strange = [];
+    if (repeated) strange.push(words.text("say.repeated", {count: repeated}));
+    if (unreadable) strange.push(words.text("say.unreadable", {count: unreadable}));
+    if (!entries.length && !unreadable) strange.push(words.text("say.nothing"));
+    this.#zone.tell(strange.join(". "));
+    for (const text of strange) this.#announcer.say(text);
     this.#render();
   }
 
@@ -124,11 +132,15 @@ export class Widget {
     this.#render();
   }
 
-  /** The token is put into the address only now, and the address into nothing that stays. */
+  /**
+   * The token is put into the address only now, and the address into nothing that stays. What a
+   * browser shows instead of saving must not take this page's place.
+   */
   #download(item) {
-    const url = new URL(item.answer.location, this.#server.base);
+    const url = new URL(`download/${item.answer.id}`, this.#server.base);
     if (this.#server.token) url.searchParams.set("upload_token", this.#server.token);
-    element("a", {href: url.href, download: item.name, rel: "noreferrer"}).click();
+    const rel = "noopener noreferrer";
+    element("a", {href: url.href, download: item.name, target: "_blank", rel}).click();
   }
 
   /** Learn from the server what an upload needs, as often as it takes; `code`: of a refusal. */

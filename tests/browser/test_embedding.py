@@ -12,8 +12,9 @@ import pytest
 import requests
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.conftest import Application, sha256, stored_as
+from tests.browser.conftest import Application, LargeFile, sha256, stored_as
 from tests.conftest import StartServer
+from tests.harness.gate import Gate
 from tests.harness.native import MIB
 from tests.harness.server import API_KEY, ROOT, Server
 from tests.harness.upload_page import PATIENCE_MS, UploadPage, session
@@ -29,7 +30,9 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def embedded(elsewhere: str, server: Server, page: str = "embedded", **attributes: str) -> str:
+def embedded(
+    elsewhere: str, server: Server | Gate, page: str = "embedded", **attributes: str
+) -> str:
     """Return the address of the application's page."""
     return f"{elsewhere}/{page}.html?{urlencode({'server': server.url, **attributes})}"
 
@@ -139,6 +142,27 @@ def test_a_page_of_an_origin_that_may_not_upload_does_not_even_get_the_script(
     page.wait_for_function("window.told.length", timeout=PATIENCE_MS)
     assert page.evaluate("window.told") == [{"type": "refused"}]
     assert page.locator("longhaul-upload").count() == 0
+
+
+def test_an_element_that_leaves_the_page_uploads_no_more(
+    page: Page, gate: Gate, elsewhere: str, large_file: LargeFile
+) -> None:
+    upload_page = UploadPage(page)
+    page.goto(embedded(elsewhere, gate, token=session("leaving")))
+    gate.allow(20 * MIB)
+    upload_page.choose(large_file.path)
+    gate.wait_until_held()
+    # A move within the page is no leaving.
+    page.evaluate("document.body.prepend(document.querySelector('longhaul-upload'))")
+    upload_page.wait_for_state(large_file.name, "Uploading")
+    page.evaluate(
+        "window.removed = document.querySelector('longhaul-upload'); window.removed.remove()"
+    )
+    page.evaluate("document.body.prepend(window.removed)")
+    upload_page.wait_for_state(large_file.name, "Paused")
+    gate.allow(None)
+    upload_page.press("Resume", large_file.name)
+    upload_page.wait_for_done(large_file.name)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 
 import pytest
@@ -12,6 +13,7 @@ from tests.harness.gate import Gate
 from tests.harness.native import MIB
 from tests.harness.server import Server
 from tests.harness.upload_page import UploadPage, session
+from tests.live.wire import until
 
 CHUNKS = LARGE_BYTES // (CHUNK_MB * MIB)
 ALL = list(range(1, CHUNKS + 1))
@@ -25,6 +27,12 @@ def assert_stored(server: Server, file: LargeFile) -> None:
     (path,) = stored_as(server, file.name)
     assert sha256(path) == file.sha256
     path.unlink()
+
+
+def is_listening(port: int) -> bool:
+    """Tell whether anybody accepts connections."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def begin(upload_page: UploadPage, gate: Gate, file: LargeFile, user: str) -> None:
@@ -124,7 +132,8 @@ def test_an_upload_outlives_a_server_that_is_started_again(
     if end == "killed":
         server.kill()
     else:
-        server.terminate()  # it waits for the chunks that are on their way
+        server.terminate()  # it waits for the chunks that are on their way, and takes no more
+        until(lambda: not is_listening(server.port))
         gate.allow(None)
         server.wait()
     upload_page.expect_notice("The server cannot be reached")

@@ -156,10 +156,8 @@ def test_answers_are_sorted_into_what_passes_what_lasts_and_what_needs_a_token(r
         "problems.js",
         """({problemOf}) => {
           const of = (status, body = "", headers = {}) => {
-            const {kind, code, retryAfterSeconds} = problemOf({
-              status, statusText: "", responseText: body,
-              getResponseHeader: (name) => headers[name] ?? null,
-            });
+            const header = (name) => headers[name] ?? null;
+            const {kind, code, retryAfterSeconds} = problemOf(status, body, header);
             return [kind, code, retryAfterSeconds];
           };
           const ours = (code) => JSON.stringify({error: "words", code, status: 0});

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 from tests.browser.conftest import LargeFile, sha256, stored, stored_as
 from tests.conftest import StartServer
 from tests.harness.gate import Gate
+from tests.harness.missing import lacking
 from tests.harness.native import MIB
+from tests.harness.nginx import Nginx, find_nginx
 from tests.harness.server import Server
 from tests.harness.upload_page import PATIENCE_MS, UploadPage, session
+from tests.harness.wire import rows
 
 #: More than Chromium hands out at a time when it lists a folder.
 MANY = 130
@@ -26,6 +30,19 @@ def make(path: Path, size: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(os.urandom(size))
     return path
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[Nginx]:
+    """An nginx that has not been started."""
+    program = find_nginx()
+    if program is None:
+        lacking("nginx is not installed (Debian: apt-get install nginx-light)")
+    directory = tmp_path / "nginx"
+    directory.mkdir()
+    proxy = Nginx(program, directory)
+    yield proxy
+    proxy.stop()
 
 
 @pytest.fixture
@@ -112,6 +129,7 @@ def test_a_file_that_is_in_the_list_is_not_added_again(
     upload_page.choose(path)
     upload_page.wait_for_done(path.name)
     upload_page.choose(path)
+    expect(upload_page.page.locator(".told")).to_have_text("1 file is in the list already")
     expect(upload_page.page.locator(".heard")).to_contain_text("in the list already")
     assert upload_page.page.locator(".row").count() == 1
     assert len(stored_as(uploads, path.name)) == 1
@@ -133,6 +151,27 @@ def test_a_cancelled_file_can_be_taken_up_again_and_removed(
     assert upload_page.traffic.present  # what was there is not sent again
     upload_page.press("Remove from the list", large_file.name)
     expect(upload_page.row(large_file.name)).to_have_count(0)
+    (path,) = stored_as(uploads, large_file.name)
+    path.unlink()
+
+
+def test_all_files_can_be_paused_resumed_and_cleared_at_once(
+    upload_page: UploadPage, uploads: Server, gate: Gate, large_file: LargeFile, tmp_path: Path
+) -> None:
+    page = upload_page.page
+    upload_page.open(gate.url, session("all"))
+    gate.allow(20 * MIB)
+    names = ["one.bin", "two.bin"]
+    upload_page.choose(large_file.path, *(make(tmp_path / name, 1000) for name in names))
+    gate.wait_until_held()
+    page.get_by_role("button", name="Pause all").click()
+    for name in (large_file.name, *names):
+        upload_page.wait_for_state(name, "Paused")
+    gate.allow(None)
+    page.get_by_role("button", name="Resume all").click()
+    upload_page.wait_for_done(large_file.name, *names)
+    page.get_by_role("button", name="Clear finished").click()
+    expect(page.locator(".row")).to_have_count(0)
     (path,) = stored_as(uploads, large_file.name)
     path.unlink()
 
@@ -348,6 +387,69 @@ def test_a_connection_that_stands_still_is_given_up_and_tried_again(
     gate.allow(None)
     page.clock.resume()
     upload_page.wait_for_done(path.name)
+
+
+def test_a_file_that_the_server_still_works_on_is_not_yet_done(
+    upload_page: UploadPage, start_server: StartServer, tmp_path: Path
+) -> None:
+    """As in a bucket, where the parts are put together at the end."""
+    server = start_server(RUN_JOBS_IN_WORKERS="false", COMPLETE_WAIT_SECS="0.1")
+    path = make(tmp_path / "assembled.bin", 1000)
+    upload_page.open(server.url, session())
+    upload_page.choose(path)
+    upload_page.wait_for_state(path.name, "Sent; the server is finishing it")
+    (upload,) = rows(server, "SELECT id FROM uploads")
+    server.flask("uploads", "finalize", upload["id"])
+    upload_page.wait_for_done(path.name)
+
+
+def test_parts_that_the_server_loses_are_told_and_sent_anew(
+    upload_page: UploadPage, start_server: StartServer, tmp_path: Path
+) -> None:
+    server = start_server(RUN_JOBS_IN_WORKERS="false", COMPLETE_WAIT_SECS="0.1")
+    path = make(tmp_path / "lost.bin", 1000)
+    upload_page.open(server.url, session())
+    upload_page.choose(path)
+    upload_page.wait_for_state(path.name, "Sent; the server is finishing it")
+    (staged,) = server.staged_files()
+    staged.unlink()
+    (upload,) = rows(server, "SELECT id FROM uploads")
+    server.flask("uploads", "finalize", upload["id"], check=False)
+    upload_page.wait_for_state(path.name, "Failed")
+    assert "lost parts of the file" in upload_page.row(path.name).inner_text()
+    upload_page.press("Try again", path.name)
+    upload_page.wait_for_state(path.name, "Sent; the server is finishing it")
+    (upload,) = rows(server, "SELECT id FROM uploads")
+    server.flask("uploads", "finalize", upload["id"])
+    upload_page.wait_for_done(path.name)
+    (there,) = stored_as(server, path.name)
+    assert sha256(there) == sha256(path)
+
+
+def test_the_page_works_below_a_path_behind_nginx(
+    upload_page: UploadPage, start_server: StartServer, nginx: Nginx, tmp_path: Path
+) -> None:
+    server = start_server(TRUSTED_PROXIES="127.0.0.1")
+    nginx.start(
+        f"""server {{
+            listen 127.0.0.1:{nginx.port};
+            client_max_body_size 0;
+            location /files-of/ours/ {{
+                proxy_pass {server.url}/;
+                proxy_http_version 1.1;
+                proxy_request_buffering off;
+                proxy_set_header Host $http_host;
+                proxy_set_header X-Forwarded-Prefix /files-of/ours;
+            }}
+        }}"""
+    )
+    path = make(tmp_path / "below.bin", 3 * MIB)
+    upload_page.open(f"{nginx.url}/files-of/ours", session())
+    upload_page.choose(path)
+    upload_page.wait_for_done(path.name)
+    with upload_page.page.expect_download() as download:
+        upload_page.press("Download", path.name)
+    assert sha256(download.value.path()) == sha256(path)
 
 
 def test_without_resumable_js_the_page_says_what_to_do(

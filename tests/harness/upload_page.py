@@ -83,6 +83,9 @@ class UploadPage:
         self.traffic = Traffic()
         self.traffic.watch(page)
         page.set_default_timeout(PATIENCE_MS)
+        # Told to the browser once and for all: a key may be quicker than the order to
+        # hand over choosers.
+        page.on("filechooser", lambda _: None)
         page.on("dialog", lambda dialog: dialog.accept())  # "Leave this page?"
 
     def open(self, base_url: str, token: str = "") -> UploadPage:
