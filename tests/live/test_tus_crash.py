@@ -183,10 +183,10 @@ def test_uploads_outlive_a_server_that_is_killed_again_and_again(
     ]
     for thread in threads:
         thread.start()
-    for _ in range(3):
-        until(lambda: any(thread.is_alive() for thread in threads))
-        time.sleep(random.uniform(0.1, 0.5))  # at any moment
-        server.kill()
+    total = sum(map(len, files))
+    for share in (0.2, 0.45, 0.7):
+        until(lambda share=share: sum(lowest.values()) >= share * total)
+        server.kill()  # whatever the requests are at
         server.start()
     for thread in threads:
         thread.join(120)

@@ -20,6 +20,7 @@ import pytest
 
 from app.storage import files
 from app.storage.local import LocalStorage
+from tests.harness.storages import local_place
 
 STEPWISE = (Path(__file__).parent / "stepwise.py").read_text()
 KIB = 1024
@@ -87,7 +88,8 @@ def test_a_file_is_whole_under_one_of_its_names_at_every_moment_of_publishing(di
     content = random.randbytes(100 * KIB)
     staged = disk.backend.filled(content, "new folder/below/movie.mp4")
     upload = json.dumps(asdict(staged))
-    process = processes.start(STEPWISE, disk.backend.root, "an-instance", "best", "publish", upload)
+    place = local_place(disk.backend.root)
+    process = processes.start(STEPWISE, *place, "an-instance", "best", "publish", upload)
     moments = 0
     while not (step := process.stdout.readline()).startswith("done"):
         files = disk.files_after_a_power_cut_now()

@@ -45,7 +45,7 @@ class Desk:
         self.rig = rig
         self.chunk_bytes = chunk_bytes
         self.service = ChunkService(rig.ledger, rig.storage, rig.clock, rig.policy, rig.service)
-        rig.service.wake_jobs = self.finalize
+        rig.service.jobs.wake = self.finalize
 
     def finalize(self) -> None:
         self.rig.finalize()
@@ -115,7 +115,7 @@ def test_an_empty_file_is_one_empty_chunk(desk: Desk, rig: Rig) -> None:
 
 
 def test_the_last_chunk_does_not_wait_for_long_for_the_file(desk: Desk, rig: Rig) -> None:
-    rig.service.wake_jobs = lambda: None
+    rig.service.jobs.wake = lambda: None
     desk.put(0)
     last = desk.put(1)
     assert (last.state, last.received, last.final_path) == (State.FINALIZING, 2, None)
@@ -196,7 +196,7 @@ def test_a_complete_file_confirms_its_bytes_and_refuses_others(
 def test_a_file_that_is_being_finalized_confirms_its_bytes_and_refuses_others(
     desk: Desk, rig: Rig
 ) -> None:
-    rig.service.wake_jobs = lambda: None
+    rig.service.jobs.wake = lambda: None
     desk.put(0)
     desk.put(1)
     assert desk.put(0).state is State.FINALIZING
@@ -209,7 +209,7 @@ def test_a_file_that_is_being_finalized_confirms_its_bytes_and_refuses_others(
 def test_a_file_that_is_published_and_not_recorded_yet_confirms_its_bytes(
     desk: Desk, rig: Rig
 ) -> None:
-    rig.service.wake_jobs = lambda: None
+    rig.service.jobs.wake = lambda: None
     desk.put(0)
     record = rig.record(desk.put(1).id)
     rig.storage.publish(rig.staging.ensure(record), {}, lambda moved, total: None)
@@ -240,7 +240,7 @@ def test_bytes_that_turn_out_to_differ_when_the_file_is_whole_are_refused(
 def test_a_failed_file_is_tried_again_when_a_chunk_comes_again(
     desk: Desk, rig: Rig, database: Database
 ) -> None:
-    rig.service.wake_jobs = lambda: None
+    rig.service.jobs.wake = lambda: None
     desk.put(0)
     view = desk.put(1)
     database.change(uploads, state=State.FAILED, error="no such luck")
@@ -248,7 +248,7 @@ def test_a_failed_file_is_tried_again_when_a_chunk_comes_again(
         desk.has(0)
     with pytest.raises(PartConflict):
         desk.put(0, changed(0))
-    rig.service.wake_jobs = desk.finalize
+    rig.service.jobs.wake = desk.finalize
     assert desk.put(0).state is State.COMPLETE
     assert "retry_queued" in rig.events(rig.record(view.id))
 
@@ -259,7 +259,7 @@ def test_a_file_that_fails_for_good_says_so(desk: Desk, rig: Rig, database: Data
     def fail() -> None:
         database.change(uploads, state=State.FAILED, error="no such luck")
 
-    rig.service.wake_jobs = fail
+    rig.service.jobs.wake = fail
     with pytest.raises(StorageFault, match="no such luck"):
         desk.put(1)
 
@@ -373,7 +373,7 @@ def test_where_stored_bytes_cannot_be_read_a_chunk_is_replaced_as_a_whole(
 def test_where_stored_bytes_cannot_be_read_nothing_is_confirmed_before_the_file_is_there(
     unreadable: Desk,
 ) -> None:
-    unreadable.rig.service.wake_jobs = lambda: None
+    unreadable.rig.service.jobs.wake = lambda: None
     unreadable.put(0)
     unreadable.put(1)
     with pytest.raises(UploadLocked):
