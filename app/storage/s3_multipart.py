@@ -12,6 +12,7 @@ and the UploadId, as in S3's own URLs: ``.staging/a/b.partial?uploadId=c``.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,9 @@ _UPLOAD_ID_MARK = "?uploadId="
 #: Parts that arrive while an upload is aborted may outlive it (so AWS warns): it is
 #: aborted again until nothing is left.
 _ABORTS = 3
+
+#: Pauses between looks for a file whose parts have gone: it may be about to appear.
+_APPEARANCE_SECONDS = (0.1, 0.4, 1.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,8 @@ class Multiparts:
         more: dict[str, Any] = {}
         if staged.content_type:
             more["ContentType"] = staged.content_type
+        if self._bucket.clients.place.checksums_sent:
+            more["ChecksumAlgorithm"] = "CRC32"
         with translated():
             answer = self._bucket.clients.calls.create_multipart_upload(
                 Bucket=self._bucket.name,
@@ -242,6 +248,17 @@ class Multiparts:
                     raise
                 complete({})
 
+    def _appears(self, staged: StagedObject) -> bool:
+        """Wait a little for the final object of an upload that another process completes.
+
+        Not every server changes the one into the other in one step.
+        """
+        for pause_seconds in _APPEARANCE_SECONDS:
+            if self.is_published(staged):
+                return True
+            time.sleep(pause_seconds)
+        return self.is_published(staged)
+
     def _require_parts(
         self,
         staged: StagedObject,
@@ -253,9 +270,9 @@ class Multiparts:
         try:
             stored = {part.number: part for part in self.parts(staged.target_key, s3_upload_id)}
         except PartsLost as gone:
-            if not self.is_published(staged):  # it was completed a moment ago
-                raise gone from error.__cause__
-            return
+            if self._appears(staged):
+                return
+            raise gone from error.__cause__
         lost = [
             index
             for index, receipt in receipts.items()
