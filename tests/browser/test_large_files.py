@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections import Counter
 
 import pytest
 
@@ -99,9 +98,10 @@ def test_after_a_reload_only_missing_chunks_are_sent(
     traffic = upload_page.traffic
     assert set(traffic.tested) == set(ALL)
     assert stored_before <= set(traffic.present)
-    # Each chunk was there or has been stored, and none that was there has been sent.
-    assert Counter(traffic.present) + Counter(traffic.stored) == Counter(ALL)
-    assert not set(traffic.present) & set(traffic.sent)
+    # Each chunk was there or has been stored, and none that was there before has been sent.
+    # (One whose answer is lost with the old connection may be sent, and then found to be there.)
+    assert set(traffic.present) | set(traffic.stored) == set(ALL)
+    assert not stored_before & set(traffic.sent)
     assert_stored(uploads, large_file)
     upload_page.reload()
     assert reminder.is_hidden()
