@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -338,9 +339,19 @@ def test_a_form_that_trickles_in_is_taken(crowd: Server, content: Content) -> No
 # Behind a proxy
 
 
-@pytest.fixture
-def proxied(start_server: StartServer, tmp_path: Path) -> Iterator[tuple[Server, Nginx]]:
-    """A server and an nginx in front of it, with the configuration that we deploy."""
+def readme_config() -> str:
+    """Return a server with what the README says is needed of nginx."""
+    block = re.search(r"```nginx\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    inside = block[1].replace("http://127.0.0.1:3000", "http://longhaul")
+    return f"upstream longhaul {{ server 127.0.0.1:3000; }}\nserver {{\nlisten 80;\n{inside}\n}}"
+
+
+@pytest.fixture(params=["deploy", "readme"])
+def proxied(
+    request: pytest.FixtureRequest, start_server: StartServer, tmp_path: Path
+) -> Iterator[tuple[Server, Nginx]]:
+    """A server and an nginx in front of it, with the configuration that we deploy or print."""
     program = find_nginx()
     if program is None:
         lacking("nginx is not installed (Debian: apt-get install nginx-light)")
@@ -348,7 +359,8 @@ def proxied(start_server: StartServer, tmp_path: Path) -> Iterator[tuple[Server,
     directory = tmp_path / "nginx"
     directory.mkdir()
     nginx = Nginx(program, directory)
-    config = (ROOT / "deploy" / "nginx.conf").read_text()
+    deployed = (ROOT / "deploy" / "nginx.conf").read_text()
+    config = deployed if request.param == "deploy" else readme_config()
     config = config.replace("server 127.0.0.1:3000;", f"server 127.0.0.1:{server.port};")
     config = config.replace("listen 80;", f"listen 127.0.0.1:{nginx.port};")
     nginx.start(config)
