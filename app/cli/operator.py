@@ -15,6 +15,7 @@ from app.jobs.runner import Runner
 from app.jobs.sweep import Sweeper
 from app.ledger.database import Ledger
 from app.settings import Settings
+from app.uploads.append_service import AppendService
 from app.uploads.service import UploadService
 
 P = ParamSpec("P")
@@ -32,6 +33,9 @@ class Operator(Protocol):
 
     @property
     def uploads(self) -> UploadService: ...
+
+    @property
+    def appends(self) -> AppendService: ...
 
     @property
     def finalizer(self) -> Finalizer: ...

@@ -12,19 +12,19 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import BigInteger, Connection, bindparam, select, update
 
-from app.domain.states import State, check
-from app.errors import LeaseLost, StorageFull, UploadNotFound
+from app.domain.states import GONE, State, check
+from app.errors import LeaseLost, StorageFull, UploadNotFound, UploadNotOpen
 from app.ledger.finalizing import FinalizeQueue
-from app.ledger.finals import prolong_finals_of, start_finals_of
+from app.ledger.finals import partials_of, prolong_finals_of, start_finals, start_finals_of
 from app.ledger.leases import APPEND, FINALIZE, Lease, Leases
 from app.ledger.models import uploads
-from app.ledger.outbox import EventKind, append_event_once
+from app.ledger.outbox import EventKind, append_event, append_event_once
 from app.ledger.parts import open_upload
 from app.ledger.prepared import Prepared
-from app.ledger.records import PARTIAL, UploadRecord
+from app.ledger.records import FINAL, PARTIAL, UploadRecord
 from app.ledger.room import count_unreceived_bytes, take_turns
 from app.ledger.transactions import Transactions
-from app.ledger.uploads import find
+from app.ledger.uploads import find, transition
 
 _SELECT = Prepared(select(uploads).where(uploads.c.id == bindparam("upload_id")))
 
@@ -221,6 +221,47 @@ class AppendLedger:
         held = self._leases.hold(upload.id, FINALIZE, generation, claimed_at)
         return AppendCommit(recorded, held)
 
+    def queue_finalize(self, upload_id: str, now_ms: int) -> UploadRecord:
+        """Have an upload finalized that has all its bytes, also after it has failed.
+
+        One that is being finalized or complete stays as it is. Raises
+        UploadNotFound, or UploadNotOpen where bytes are missing still, and for a
+        partial one: it is never a file of its own.
+        """
+
+        def work(connection: Connection) -> UploadRecord:
+            upload = find(connection, upload_id, locked=True)
+            if upload is None or upload.state in GONE or upload.has_expired(now_ms):
+                raise UploadNotFound
+            if upload.concat == PARTIAL:
+                raise UploadNotOpen(upload.state, "be finalized; other uploads are made of it")
+            if upload.state in (State.FINALIZING, State.COMPLETE):
+                return upload
+            if upload.concat != FINAL and not upload.is_full:
+                raise _lacking(upload, upload.offset)
+            if upload.concat == FINAL and upload.state is State.OPEN:
+                start_finals(connection, [upload_id], now_ms)
+            else:
+                transition(
+                    connection,
+                    upload,
+                    State.FINALIZING,
+                    error=None,
+                    attempts=0,
+                    progress_bytes=0,
+                    due_at_ms=now_ms,
+                )
+            if upload.state is State.FAILED:
+                append_event(connection, upload_id, EventKind.RETRY_QUEUED, now_ms)
+            queued = find(connection, upload_id)
+            assert queued is not None, "it is locked"
+            if queued.state is State.OPEN:
+                partials = partials_of(connection, upload_id)
+                raise _lacking(upload, sum(partial.offset for partial in partials if partial))
+            return queued
+
+        return self._transactions.write(work)
+
     def _advance(
         self,
         connection: Connection,
@@ -243,3 +284,8 @@ class AppendLedger:
             raise LeaseLost
         if upload.concat == PARTIAL and expires_at_ms > upload.expires_at_ms:
             prolong_finals_of(connection, upload.id, expires_at_ms)
+
+
+def _lacking(upload: UploadRecord, received: int) -> UploadNotOpen:
+    length = "an unknown number of" if upload.length is None else upload.length
+    return UploadNotOpen(upload.state, f"be finalized; {received} of {length} bytes have arrived")

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 from app.domain.parts import received_parts, word_and_mask, words_without
-from app.domain.states import State
+from app.domain.states import GONE, State
 from app.errors import LeaseLost, UploadNotFound, UploadNotOpen
 from app.ledger.dialects import insert
 from app.ledger.leases import Lease, Leases
@@ -110,14 +110,16 @@ class PartLedger:
     ) -> PartClaim:
         """Try to lease part ``index`` of an open upload.
 
-        Raises UploadNotFound where the upload is unknown, gone or past its
-        time, UploadNotOpen where it is finalizing or finished, IndexError where
-        it has no such part.
+        Raises UploadNotFound where the upload is unknown, gone, past its time or
+        without parts, UploadNotOpen where it is finalizing or finished,
+        IndexError where it has no such part.
         """
         claimed_at = monotonic()
 
         def work(connection: Connection) -> tuple[PartClaim, int | None]:
             upload = open_upload(connection, upload_id, now_ms)
+            if upload.part_count is None:  # it is appended to
+                raise UploadNotFound
             upload.geometry.span(index)  # raises IndexError
             generation = self._leases.claim(connection, upload_id, str(index))
             if receipt := find_receipt(connection, upload_id, index):
@@ -231,9 +233,7 @@ def open_upload(connection: Connection, upload_id: str, now_ms: int) -> UploadRe
     if row is None:
         raise UploadNotFound
     upload = UploadRecord.from_columns(row)
-    if upload.state in (State.CANCELLED, State.EXPIRED, State.DELETED):
-        raise UploadNotFound
-    if upload.has_expired(now_ms):
+    if upload.state in GONE or upload.has_expired(now_ms):
         raise UploadNotFound
     if upload.state is not State.OPEN:
         raise UploadNotOpen(upload.state, "take parts")

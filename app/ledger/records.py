@@ -104,6 +104,25 @@ class UploadRecord:
         """True when an appended upload has all its bytes; of an unknown length it never has."""
         return self.offset == self.length
 
+    @property
+    def received_percent(self) -> float:
+        """What has arrived of all parts, or of all bytes where they are appended; 0-100.
+
+        With two decimals; 100 for an empty file.
+        """
+        in_parts = self.part_count is not None
+        done, total = (self.received, self.part_count) if in_parts else (self.offset, self.length)
+        return round(100 * done / total, 2) if total else 100.0
+
+    @property
+    def finalized_percent(self) -> int:
+        """Bytes verified or moved of all bytes, 0-100; 100 only when complete."""
+        if self.state is State.COMPLETE:
+            return 100
+        if self.state is not State.FINALIZING or not self.length:
+            return 0
+        return min(99, 100 * self.progress_bytes // self.length)
+
     def has_expired(self, now_ms: int) -> bool:
         """Tell whether an unfinished upload's time is over, swept already or not."""
         return self.state in (State.OPEN, State.FAILED) and self.expires_at_ms <= now_ms

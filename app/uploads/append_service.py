@@ -122,6 +122,15 @@ class AppendService:
                     raise UploadLocked from error
                 self._clock.sleep(_POLL_SECONDS)
 
+    def finalize(self, upload_id: str) -> UploadRecord:
+        """Have an upload finalized that has all its bytes, and wait a little for the outcome.
+
+        For operators: clients' uploads come to that by themselves. Raises as
+        ``AppendLedger.queue_finalize``.
+        """
+        queued = self._ledger.appends.queue_finalize(upload_id, self._clock.now_ms())
+        return self._uploads.outcome(queued)
+
     def _receipt(self, appended: Appended) -> AppendReceipt:
         return AppendReceipt(appended_view(appended.upload), appended.received)
 

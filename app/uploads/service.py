@@ -79,7 +79,7 @@ class UploadService:
         if with_parts is None:
             with_parts = upload.state in (State.OPEN, State.FAILED)
         receipts = self._ledger.parts.receipts(upload_id) if with_parts else None
-        return upload_view(upload, self._final_path(upload), receipts)
+        return upload_view(upload, self.final_path(upload), receipts)
 
     def pending(self, upload_id: str, *, sees: str | None) -> PendingParts:
         """Return the parts of an open upload that are still to be sent."""
@@ -175,9 +175,10 @@ class UploadService:
 
     def view(self, upload: UploadRecord) -> UploadView:
         """Return an upload as its owner may see it, without its parts."""
-        return upload_view(upload, self._final_path(upload))
+        return upload_view(upload, self.final_path(upload))
 
-    def _final_path(self, upload: UploadRecord) -> str | None:
+    def final_path(self, upload: UploadRecord) -> str | None:
+        """Return where an upload's file is, as people see it; None until it is complete."""
         if upload.state is not State.COMPLETE or upload.final_key is None:
             return None
         return self._storage.location(upload.final_key)

@@ -42,27 +42,14 @@ class UploadView:
     received: int
     state: State
     error: str | None
-    finalized_bytes: int
+    received_percent: float
+    finalized_percent: int
     storage_backend: str
     final_path: str | None
     created_at_ms: int
     expires_at_ms: int
     completed_at_ms: int | None
     parts: Sequence[PartView] | None = None
-
-    @property
-    def received_percent(self) -> float:
-        """Parts received of all parts, 0-100 with two decimals; 100 for an empty file."""
-        return round(100 * self.received / self.part_count, 2) if self.part_count else 100.0
-
-    @property
-    def finalized_percent(self) -> int:
-        """Bytes verified or moved of all bytes, 0-100; 100 only when complete."""
-        if self.state is State.COMPLETE:
-            return 100
-        if self.state is not State.FINALIZING or not self.length:
-            return 0
-        return min(99, 100 * self.finalized_bytes // self.length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +124,8 @@ def upload_view(
         received=upload.received,
         state=upload.state,
         error=upload.error,
-        finalized_bytes=upload.progress_bytes,
+        received_percent=upload.received_percent,
+        finalized_percent=upload.finalized_percent,
         storage_backend=upload.storage_backend,
         final_path=final_path,
         created_at_ms=upload.created_at_ms,
