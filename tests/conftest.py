@@ -140,7 +140,9 @@ def localstack() -> Iterator[S3Server]:
     started = localstack_server.LocalStack()
     try:
         started.start()
-        yield started
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_CA_BUNDLE", str(started.certificate))
+            yield started
     finally:
         started.close()
 

@@ -7,6 +7,7 @@ never a key, a host or a bucket's name. The vendor's own words become the cause.
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import Iterator, Mapping
 
 from botocore import exceptions as vendor
@@ -91,9 +92,8 @@ _CLIENT_SIDE: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((vendor.NoCredentialsError, vendor.PartialCredentialsError), _NO_KEYS),
     ((vendor.CredentialRetrievalError, vendor.TokenRetrievalError, vendor.SSOError), _NO_KEYS),
     ((vendor.ProfileNotFound, vendor.ConfigParseError), _NO_KEYS),
-    ((vendor.SSLError,), _CERTIFICATE),
     ((vendor.EndpointConnectionError, vendor.ConnectTimeoutError), _UNREACHABLE),
-    ((vendor.ProxyConnectionError,), _UNREACHABLE),
+    ((vendor.ProxyConnectionError, vendor.SSLError), _UNREACHABLE),
     ((BotoCoreError,), _SILENT),
 )
 
@@ -117,9 +117,18 @@ def contract_error(error: ClientError | BotoCoreError) -> LonghaulError:
         if code in _FAULTS:
             return StorageFault(_FAULTS[code])
         return StorageUnavailable(_UNAVAILABLE.get(code, _SILENT))
+    if _is_about_certificate(error):
+        return StorageUnavailable(_CERTIFICATE)
     return StorageUnavailable(
         next(text for kinds, text in _CLIENT_SIDE if isinstance(error, kinds))
     )
+
+
+def _is_about_certificate(error: BaseException | None) -> bool:
+    """Tell a server nobody vouches for from one that hangs up, which is an SSLError as well."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 @contextlib.contextmanager

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from app.storage.s3_client import S3Place
 from tests.harness.s3 import ENDING_WITH_US, S3Server
 from tests.harness.server import ROOT
 
@@ -21,7 +24,10 @@ _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 class LocalStack(S3Server):
-    """LocalStack with nothing but S3. What it stores it forgets when it ends."""
+    """LocalStack with nothing but S3. What it stores it forgets when it ends.
+
+    It is talked to over https, with checksums in trailers, as AWS is.
+    """
 
     access_key, secret_key = "test", "test"
     checks_keys = False
@@ -38,6 +44,15 @@ class LocalStack(S3Server):
     def tls_url(self) -> str:
         """The same server by https, with a certificate of its own."""
         return f"https://localhost:{self.port}"
+
+    @property
+    def certificate(self) -> Path:
+        """A file with that certificate, once the server answers."""
+        return self._directory / "certificate.pem"
+
+    def place(self, bucket: str, **changes: Any) -> S3Place:
+        """See S3Server."""
+        return super().place(bucket, **{"endpoint": self.tls_url, "checksums_sent": True} | changes)
 
     def start(self) -> None:
         """See S3Server."""
@@ -68,6 +83,7 @@ class LocalStack(S3Server):
                 start_new_session=True,
             )
         self.wait_until_answering()
+        self.certificate.write_text(ssl.get_server_certificate(("127.0.0.1", self.port)))
 
     def start_again(self) -> None:
         """See S3Server."""

@@ -29,6 +29,7 @@ import app
 from app.domain.names import parse_client_name, target_key
 from app.domain.parts import Geometry
 from app.errors import PartsLost, StorageUnavailable
+from app.storage import s3_transfer
 from app.storage import smb_requests as requests
 from app.storage.base import Arrival, Progress, StagedObject, Storage
 from app.storage.local import LocalStorage
@@ -400,6 +401,42 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
         return
     yield chosen
     assert chosen.leftovers() == []
+
+
+def _s3(server: S3Server, folder: Path, way: str) -> Iterator[S3Backend]:
+    backend = S3Backend(server, folder, way)
+    yield backend
+    assert backend.leftovers() == []
+
+
+@pytest.fixture(params=["ceph", "localstack"])
+def direct(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[S3Backend]:
+    """A bucket of each S3 server, for what only the direct way can do."""
+    yield from _s3(request.getfixturevalue(request.param), tmp_path, "direct")
+
+
+@pytest.fixture(params=["ceph", "localstack"])
+def transferred(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[S3Backend]:
+    """A bucket of each S3 server, for transfers at the end, cut into parts of S3's least size."""
+    monkeypatch.setattr(s3_transfer, "PART_BYTES", MIN_PART_BYTES)
+    yield from _s3(request.getfixturevalue(request.param), tmp_path, "staged")
+
+
+@pytest.fixture
+def ceph_direct(ceph: S3Server, tmp_path: Path) -> Iterator[S3Backend]:
+    """A bucket of Ceph's, which can be killed and keeps what it has."""
+    yield from _s3(ceph, tmp_path, "direct")
+
+
+@pytest.fixture
+def ceph_transferred(
+    ceph: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[S3Backend]:
+    """The same for transfers at the end, cut into parts of S3's least size."""
+    monkeypatch.setattr(s3_transfer, "PART_BYTES", MIN_PART_BYTES)
+    yield from _s3(ceph, tmp_path, "staged")
 
 
 @pytest.fixture
