@@ -22,12 +22,14 @@ from app.errors import LeaseLost, PartCountMismatch
 from app.ledger.dialects import insert
 from app.ledger.leases import CREATE, Lease, Leases
 from app.ledger.models import aliases, bitmap, receipts, uploads
+from app.ledger.models import leases as lease_rows
+from app.ledger.outbox import EventKind, append_event
 from app.ledger.parts import PartClaim, find_receipt, open_upload
 from app.ledger.prepared import Prepared
 from app.ledger.records import AliasKey, NewUpload, UploadRecord
 from app.ledger.room import take_turns
 from app.ledger.transactions import Transactions
-from app.ledger.uploads import find, insert_upload
+from app.ledger.uploads import find, insert_upload, transition
 
 _NAMED = (
     aliases.c.namespace == bindparam("namespace"),
@@ -202,6 +204,28 @@ class ChunkLedger:
             connection.execute(_DELETE_RECEIPT, {"receipt_upload_id": upload_id, "part": index})
 
         self._transactions.write(work)
+
+    def abandon(self, upload: UploadRecord, now_ms: int) -> UploadRecord | None:
+        """End an open upload that has received nothing and that nobody writes to.
+
+        None where it lives on.
+        """
+        writing = exists().where(lease_rows.c.upload_id == uploads.c.id, self._leases.live())
+
+        def work(connection: Connection) -> UploadRecord | None:
+            moved = transition(
+                connection,
+                upload,
+                State.EXPIRED,
+                uploads.c.received == 0,
+                ~writing,
+                ended_at_ms=now_ms,
+            )
+            if moved is not None:
+                append_event(connection, upload.id, EventKind.ABANDONED, now_ms)
+            return moved
+
+        return self._transactions.write(work)
 
 
 def _named(connection: Connection, alias: AliasKey) -> UploadRecord | None:

@@ -10,12 +10,15 @@ from app import metrics
 from app.domain.clock import Clock
 from app.domain.states import State
 from app.errors import (
+    LeaseLost,
     PartConflict,
     PartSizeMismatch,
     PartsLost,
+    RequestRefused,
     StorageFault,
     StorageUnavailable,
     UploadLocked,
+    UploadNotFound,
     UploadNotOpen,
     WrongRoot,
 )
@@ -99,23 +102,52 @@ class ChunkService:
         The first chunk of a file creates its upload, the last one has it
         finalized, and waits a little for that. A chunk that is stored already
         is compared while it arrives: the same bytes change nothing, other ones
-        replace it while the upload is open, and are refused afterwards.
+        replace it while the upload is open, and are refused afterwards. A refused
+        chunk of a file that has no other leaves no upload behind.
         """
         self._uploads.creator.require_allowed(chunk.wish.length, chunk.wish.max_bytes)
         claim = self._transfers.claimed(chunk.index, lambda: self._claim(chunk, body))
-        try:
-            if claim.lease is None:
+        if claim.lease is None:
+            try:
                 return self._confirm(claim.upload, chunk.index, body)
-            if claim.receipt is not None:
-                return self._replace(claim.upload, chunk.index, claim.lease, body)
-            return self._store(claim.upload, chunk.index, claim.lease, body)
-        except PartsLost as error:
-            if claim.lease is None:
+            except PartsLost as error:
                 raise StorageUnavailable from error
-            raise self._transfers.vanished(claim.upload, error) from error
+        try:
+            return self._put_leased(claim.upload, chunk.index, claim.lease, body, claim.receipt)
+        except RequestRefused:
+            self._ledger.leases.release(claim.lease)
+            if not body.cut:  # or it comes again
+                self._abandon_empty(claim.upload)
+            raise
         finally:
-            if claim.lease is not None:
-                self._ledger.leases.release(claim.lease)
+            self._ledger.leases.release(claim.lease)
+
+    def _put_leased(
+        self,
+        upload: UploadRecord,
+        index: int,
+        lease: Lease,
+        body: Body,
+        receipt: ReceiptRecord | None,
+    ) -> UploadView:
+        """Store a chunk, or compare it with the one of ``receipt`` and keep what arrives."""
+        try:
+            if receipt is not None:
+                return self._replace(upload, index, lease, body)
+            return self._store(upload, index, lease, body)
+        except PartsLost as error:
+            raise self._transfers.vanished(upload, error) from error
+        except UploadNotFound as error:
+            current = self._ledger.uploads.get(upload.id)
+            if current is not None and current.state is State.EXPIRED:
+                raise LeaseLost from error  # just now; the next request makes another one
+            raise
+
+    def _abandon_empty(self, upload: UploadRecord) -> None:
+        """End an upload that a refused chunk has made, unless other chunks are there or come."""
+        ended = self._ledger.chunks.abandon(upload, self._clock.now_ms())
+        if ended is not None:
+            self._uploads.clear_away(ended)
 
     def _claim(self, chunk: Chunk, body: Body) -> PartClaim:
         """Claim a chunk of its file's upload, which is created if there is none."""

@@ -133,17 +133,21 @@ class UploadService:
     def end(self, upload_id: str) -> UploadRecord:
         """Cancel or delete an upload of whatever protocol and remove its bytes; see ``cancel``."""
         upload = self._ledger.uploads.cancel(upload_id, self._clock.now_ms())
+        self.clear_away(upload)
+        return upload
+
+    def clear_away(self, upload: UploadRecord) -> None:
+        """Have writers of an ended upload stop, and remove its bytes, now or by the sweeper."""
         try:
-            self._ledger.leases.ask(upload_id, None, Contention.ORDERED)
+            self._ledger.leases.ask(upload.id, None, Contention.ORDERED)
             self.remove_bytes(upload)
         except TryAgain as error:
             log.warning(
-                "cancel.left_to_sweeper",
-                upload_id=upload_id,
+                "end.left_to_sweeper",
+                upload_id=upload.id,
                 error=error.code,
                 cause=str(error.__cause__),
             )
-        return upload
 
     def remove_bytes(self, upload: UploadRecord) -> None:
         """Remove what an ended upload has on the storage, then note it; idempotent.

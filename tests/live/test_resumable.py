@@ -31,7 +31,10 @@ ROUNDS = 50
 
 BOUNDARY = "----WebKitFormBoundary0123456789abcdef"
 
-STORED, LOCKED, REFUSED = 200, 503, 400
+STORED, LOCKED = 200, 503
+
+#: Chunks have to stop 5 s before the kill.
+GRACEFUL_SECONDS = 7
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +297,38 @@ def test_a_server_killed_within_a_replacement_takes_no_mixture_for_a_chunk(
     assert not client.test(old, 1)
     client.octet(new, 1)
     assert final_bytes(client.octet(new, 2)) == new.content
+
+
+def test_a_stopping_server_keeps_forms_that_come_whole_and_sends_the_others_away(
+    start_server: StartServer, content: Content
+) -> None:
+    server = start_server(GRACEFUL_TIMEOUT_SECS=GRACEFUL_SECONDS)
+    client = Resumable(server)
+    file = File(content(4 * MIB), chunk_size=MIB)
+    first = answer_of(client.form_raw(file, 1))
+    with Connection(server) as quick, Connection(server) as slow, Connection(server) as early:
+        for connection, number in ((quick, 2), (slow, 3)):
+            before, chunk, _ = form(file, number)
+            connection.send(before, chunk[: MIB // 2])
+        early.send(form(file, 4)[0][:-10])  # still within its fields
+        written = "SELECT 1 FROM leases WHERE key IN ('1', '2')"
+        wait_until(lambda: len(rows(server, written)) == 2, "two forms are being written")
+        server.terminate()
+        _, chunk, behind = form(file, 2)
+        quick.send(chunk[MIB // 2 :], behind)
+        assert quick.read().json["received"] == 2
+        for connection in (slow, early):
+            answer = connection.read()
+            assert (answer.status, answer.json["code"]) == (LOCKED, "shutting_down")
+            assert int(answer.headers["retry-after"]) > 0
+        assert server.wait() == 0
+    server.start()
+    client = Resumable(server)
+    assert [number for number in file.numbers if client.test(file, number)] == [1, 2]
+    answer_of(client.form_raw(file, 3))
+    done = answer_of(client.form_raw(file, 4))
+    assert done["id"] == first["id"]
+    assert final_bytes(done) == file.content
 
 
 # The way of the bytes

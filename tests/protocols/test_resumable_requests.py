@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,18 @@ def test_names_that_a_client_has_changed_are_settings(
     assert_problem(response.status_code, response.content, 400, "invalid_field")
 
 
+@contextmanager
+def nothing_left(server: Server) -> Iterator[None]:
+    """Assert that what happens inside leaves no upload open and no byte behind."""
+
+    def left() -> tuple[object, ...]:
+        return rows(server, "SELECT id FROM uploads WHERE state = 'open'"), server.staged_files()
+
+    before = left()
+    yield
+    assert left() == before
+
+
 def query(fields: dict[str, str]) -> str:
     url = requests.Request("GET", "http://x", params=fields).prepare().url
     assert url is not None
@@ -282,12 +295,24 @@ def test_a_body_of_another_length_is_400(
     data = content(CHUNK_BYTES - missing_bytes)
     with nothing_stored(resumable.server):
         assert resumable.octet_raw(file, 1, data).status_code == 400
-    for response in (
-        resumable.form_raw(file, 1, data),
-        resumable.octet_raw(file, 1, iter([data or b"x"])),
+    for put in (
+        lambda: resumable.form_raw(file, 1, data),
+        lambda: resumable.octet_raw(file, 1, iter([data or b"x"])),
     ):
+        with nothing_left(resumable.server):
+            response = put()
         assert_problem(response.status_code, response.content, 400, "part_size_mismatch")
         assert not resumable.test(file, 1)
+
+
+def test_a_refused_chunk_leaves_the_others_of_its_file(
+    resumable: Resumable, content: Content
+) -> None:
+    file = File(content(2 * CHUNK_BYTES))
+    first = resumable.octet(file, 1)
+    assert resumable.form_raw(file, 2, b"short").status_code == 400
+    assert resumable.test(file, 1)
+    assert resumable.octet(file, 2)["id"] == first["id"]
 
 
 def test_a_length_that_contradicts_the_body_is_400(resumable: Resumable, content: Content) -> None:
@@ -379,9 +404,10 @@ def test_fields_behind_the_file_that_differ_leave_the_chunk_pending(
 ) -> None:
     file = File(content(3 * CHUNK_BYTES))
     fields = file.fields(1)
-    response = resumable.parts_raw(
-        [], file, 1, params=fields, after=[("resumableFilename", "other")]
-    )
+    with nothing_left(resumable.server):
+        response = resumable.parts_raw(
+            [], file, 1, params=fields, after=[("resumableFilename", "other")]
+        )
     assert_problem(response.status_code, response.content, 400, "malformed_request")
     assert not resumable.test(file, 1)
 

@@ -10,6 +10,7 @@ import pytest
 from app.domain.parts import Geometry
 from app.domain.states import State
 from app.errors import (
+    LeaseLost,
     PartConflict,
     PartSizeMismatch,
     StorageFault,
@@ -174,6 +175,54 @@ def test_a_chunk_of_another_length_is_refused_stored_or_not(desk: Desk, database
                 desk.put(0, body=PieceBody([sent], chunked=chunked))
             assert desk.has(0)
     assert database.rows(leases) == []
+
+
+def test_a_refused_first_chunk_leaves_no_upload(desk: Desk, rig: Rig, database: Database) -> None:
+    with pytest.raises(PartSizeMismatch):
+        desk.put(0, body=PieceBody([CONTENT[:5]], chunked=True))
+    (row,) = database.rows(uploads)
+    upload = rig.record(row.id)
+    assert (upload.state, upload.staging_key) == (State.EXPIRED, None)
+    assert rig.events(upload) == ["created", "abandoned"]
+    desk.put(0)
+    assert final(rig, desk.put(1)) == CONTENT
+
+
+def test_a_cut_first_chunk_leaves_its_upload_for_the_next_try(
+    desk: Desk, rig: Rig, database: Database
+) -> None:
+    with pytest.raises(PartSizeMismatch):
+        desk.put(0, body=PieceBody([CONTENT[:5]], cut=CHUNK_BYTES - 5))
+    (row,) = database.rows(uploads)
+    assert desk.put(0).id == row.id
+
+
+def test_a_refused_chunk_ends_no_upload_that_another_chunk_is_written_to(desk: Desk) -> None:
+    refused = []
+
+    class Rival(PieceBody):
+        def wait(self, timeout_seconds: float) -> None:
+            if not refused:
+                with pytest.raises(PartSizeMismatch) as refusal:
+                    desk.put(1, body=PieceBody([b"short"], chunked=True))
+                refused.append(refusal)
+
+    view = desk.put(0, body=Rival([CONTENT[:CHUNK_BYTES]]))
+    assert refused
+    assert desk.put(1).id == view.id
+
+
+def test_an_upload_that_expires_while_a_chunk_comes_has_it_sent_again(
+    desk: Desk, database: Database
+) -> None:
+    class Late(PieceBody):
+        def wait(self, timeout_seconds: float) -> None:
+            database.change(uploads, state=State.EXPIRED)
+
+    with pytest.raises(LeaseLost):
+        desk.put(0, body=Late([CONTENT[:CHUNK_BYTES]]))
+    desk.put(0)
+    assert desk.put(1).state is State.COMPLETE
 
 
 def test_a_complete_file_confirms_its_bytes_and_refuses_others(
