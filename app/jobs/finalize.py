@@ -26,19 +26,14 @@ from app.errors import (
     TryAgain,
 )
 from app.ingest.threads import job_pool
+from app.jobs.join import Joiner
 from app.jobs.progress import ProgressRecorder
 from app.ledger.database import Ledger
-from app.ledger.finals import can_be_joined
 from app.ledger.leases import Lease
 from app.ledger.records import FINAL, UploadRecord
 from app.storage.base import StagedObject, Storage
 from app.uploads.policy import Policy
 from app.uploads.staging import staged_object
-
-_PARTIAL_LOST = (
-    "A partial upload that this file is made of was deleted or has expired; "
-    "send the parts again and make a new one of them"
-)
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +53,7 @@ class Finalizer:
         self._storage = storage
         self._clock = clock
         self._policy = policy
+        self._joiner = Joiner(ledger, storage)
 
     def claim(self) -> tuple[UploadRecord, Lease] | None:
         """Claim the upload that has been due longest; None if there is none, or no free place."""
@@ -90,15 +86,16 @@ class Finalizer:
         due again.
         """
         with suppress(LonghaulError):
-            if isinstance(error, PartsLost):
+            if isinstance(error, PartsLost) and upload.concat != FINAL:
                 self._reopen(upload, lease, error)
                 return "parts_lost"
-            if isinstance(error, StorageFault):
+            if isinstance(error, StorageFault) and not isinstance(error, PartsLost):
                 self._fail(upload, lease, error)
                 return "failed"
             if isinstance(error, LeaseLost):
                 return "overtaken"
-            if isinstance(error, (TryAgain, StorageFull)):
+            # What is made of others is made anew where it has vanished.
+            if isinstance(error, (TryAgain, StorageFull, PartsLost)):
                 log.warning("finalize.trouble", error=error.code, cause=str(error.__cause__))
                 self._postpone(upload, lease, error.message)
             else:
@@ -116,7 +113,7 @@ class Finalizer:
         )
         with ProgressRecorder(self._ledger.finalizing, lease, idle=idle) as progress:
             if upload.concat == FINAL:
-                self._join(upload, staged, lease, progress)
+                staged = self._joiner.join(upload, lease, progress)
             self._verify(upload, lease, progress)
             final_key, staging_key = self._publish(upload, staged, lease, progress)
         payload = None if upload.webhook_url is None else self._payload(upload, final_key)
@@ -137,50 +134,6 @@ class Finalizer:
         missing = list(pending_parts(words, upload.geometry.part_count))
         if missing:
             raise PartsLost(missing)
-
-    def _join(
-        self, upload: UploadRecord, staged: StagedObject, lease: Lease, progress: ProgressRecorder
-    ) -> None:
-        """Fill an upload with the bytes of those it is made of, unless it is published already.
-
-        Should its own staged object have vanished, it is made anew.
-        """
-        staging_key = staged.staging_key
-        if staging_key is None:
-            raise StorageFault(_PARTIAL_LOST)
-        sources = [
-            staged_object(partial)
-            for partial in self._ledger.concatenations.sources(upload.id)
-            if partial is not None and can_be_joined(partial) and partial.is_full
-        ]
-        total = sum(source.length or 0 for source in sources)
-
-        def moved(moved_bytes: int, of_bytes: int) -> None:
-            progress.moved(moved_bytes, of_bytes)
-            if lease.lost:
-                raise LeaseLost
-
-        def join() -> None:
-            if not self._exists(staging_key) and self._exists(staged.target_key):
-                return
-            if total != upload.length:
-                raise StorageFault(_PARTIAL_LOST)
-            if lease.lost:
-                raise LeaseLost
-            self._storage.create(staged)
-            try:
-                self._storage.join(staged, sources, moved)
-            except PartsLost as error:
-                raise StorageFault(_PARTIAL_LOST) from error
-
-        job_pool.run(join)
-
-    def _exists(self, key: str) -> bool:
-        try:
-            self._storage.stat(key)
-        except FileNotFoundError:
-            return False
-        return True
 
     def _verify(self, upload: UploadRecord, lease: Lease, progress: ProgressRecorder) -> None:
         """Compare the whole file's SHA-256 with the promised one, if one was promised.

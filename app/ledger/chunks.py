@@ -29,7 +29,7 @@ from app.ledger.prepared import Prepared
 from app.ledger.records import AliasKey, NewUpload, UploadRecord
 from app.ledger.room import take_turns
 from app.ledger.transactions import Transactions
-from app.ledger.uploads import find, insert_upload, transition
+from app.ledger.uploads import find, insert_to_be_staged, transition
 
 _NAMED = (
     aliases.c.namespace == bindparam("namespace"),
@@ -128,7 +128,7 @@ class ChunkLedger:
             known = _named(connection, alias)
             if known is not None and _is_living(known, new.created_at_ms, grace_ms):
                 return known, None
-            generation = insert_upload(connection, self._leases, new, room_bytes)
+            generation = insert_to_be_staged(connection, self._leases, new, room_bytes)
             connection.execute(self._point_alias, {**_names(alias), "upload_id": new.id})
             made = find(connection, new.id)
             assert made is not None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
 from app.errors import UploadNotFound
 from app.ledger.finals import can_be_joined, find_all, partials_of, start_finals
-from app.ledger.leases import CREATE, Lease, Leases
 from app.ledger.models import concatenations
 from app.ledger.records import NewUpload, UploadRecord
 from app.ledger.transactions import Transactions
@@ -18,33 +17,28 @@ from app.ledger.uploads import find, insert_upload
 class ConcatenationLedger:
     """Final uploads and their partial ones."""
 
-    def __init__(self, transactions: Transactions, leases: Leases) -> None:
+    def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
-        self._leases = leases
 
     def find(self, upload_ids: Sequence[str]) -> Sequence[UploadRecord | None]:
         """Return uploads in the order of their ids as given, None for each that is unknown."""
         return self._transactions.read(lambda connection: find_all(connection, upload_ids))
 
     def create(
-        self,
-        new: NewUpload,
-        partial_ids: Sequence[str],
-        *,
-        room_bytes: int | None,
-        monotonic: Callable[[], float],
-    ) -> Lease:
-        """Insert a final upload; see ``UploadLedger.create``.
+        self, new: NewUpload, partial_ids: Sequence[str], *, room_bytes: int | None
+    ) -> UploadRecord:
+        """Insert a final upload, and queue it for finalizing if its partial ones are full.
 
-        Raises UploadNotFound where a partial one has ended meanwhile, StorageFull.
+        Nothing of it is staged: finalizing does that. So there is no moment at
+        which a crash could leave it half made. Raises UploadNotFound where a
+        partial one has ended meanwhile, and StorageFull, see ``UploadLedger.create``.
         """
-        claimed_at = monotonic()
 
-        def work(connection: Connection) -> int:
+        def work(connection: Connection) -> UploadRecord:
             # Locked, so that a commit that fills one either is seen by us or sees us.
             if not all(map(can_be_joined, find_all(connection, partial_ids, locked=True))):
                 raise UploadNotFound
-            generation = insert_upload(connection, self._leases, new, room_bytes)
+            insert_upload(connection, new, room_bytes)
             connection.execute(
                 concatenations.insert(),
                 [
@@ -52,22 +46,9 @@ class ConcatenationLedger:
                     for position, partial_id in enumerate(partial_ids)
                 ],
             )
-            return generation
-
-        generation = self._transactions.write(work)
-        return self._leases.hold(new.id, CREATE, generation, claimed_at)
-
-    def start(self, final_id: str, now_ms: int) -> UploadRecord:
-        """Move a staged final upload to finalizing if it can be made now; return it as it is.
-
-        Raises UploadNotFound.
-        """
-
-        def work(connection: Connection) -> UploadRecord:
-            start_finals(connection, [final_id], now_ms)
-            final = find(connection, final_id)
-            if final is None:
-                raise UploadNotFound
+            start_finals(connection, [new.id], new.created_at_ms)
+            final = find(connection, new.id)
+            assert final is not None, "it has just been inserted"
             return final
 
         return self._transactions.write(work)

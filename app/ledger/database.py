@@ -79,7 +79,7 @@ def open_ledger(
         parts=PartLedger(transactions, leases, engine.dialect.name),
         appends=AppendLedger(transactions, leases, finalizing),
         chunks=ChunkLedger(transactions, leases, engine.dialect.name),
-        concatenations=ConcatenationLedger(transactions, leases),
+        concatenations=ConcatenationLedger(transactions),
         finalizing=finalizing,
         sweeping=SweepLedger(transactions, leases),
         outbox=Outbox(transactions, leases),

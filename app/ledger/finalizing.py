@@ -142,6 +142,23 @@ class FinalizeQueue:
 
         self._transactions.write(work, durable=False)
 
+    def note_staged(self, lease: Lease, staging_key: str) -> None:
+        """Note where an upload is staged that was not before it was finalized.
+
+        Raises LeaseLost; who has the lease then finds the object by the upload's id.
+        """
+
+        def work(connection: Connection) -> None:
+            if not self._leases.is_valid(connection, lease):
+                raise LeaseLost
+            connection.execute(
+                update(uploads)
+                .where(uploads.c.id == lease.upload_id, uploads.c.state == State.FINALIZING)
+                .values(staging_key=staging_key)
+            )
+
+        self._transactions.write(work)
+
     def finish(
         self,
         upload: UploadRecord,

@@ -80,12 +80,8 @@ def is_needed() -> Exists:
 
 
 def start_finals(connection: Connection, final_ids: Sequence[str], now_ms: int) -> None:
-    """Move those of these staged final uploads to finalizing that can be made now, or never."""
-    waiting = select(uploads.c.id).where(
-        uploads.c.id.in_(final_ids),
-        uploads.c.state == State.OPEN,
-        uploads.c.staging_key.is_not(None),
-    )
+    """Move those of these final uploads to finalizing that can be made now, or never."""
+    waiting = select(uploads.c.id).where(uploads.c.id.in_(final_ids), uploads.c.state == State.OPEN)
     locked = connection.execute(waiting.order_by(uploads.c.id).with_for_update())
     for final_id in locked.scalars().all():
         partials = partials_of(connection, final_id)

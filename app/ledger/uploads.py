@@ -48,7 +48,7 @@ class UploadLedger:
         """
         claimed_at = monotonic()
         generation = self._transactions.write(
-            lambda connection: insert_upload(connection, self._leases, new, room_bytes)
+            lambda connection: insert_to_be_staged(connection, self._leases, new, room_bytes)
         )
         return self._leases.hold(new.id, CREATE, generation, claimed_at)
 
@@ -220,13 +220,21 @@ class UploadLedger:
         )
 
 
-def insert_upload(
+def insert_to_be_staged(
     connection: Connection, leases: Leases, new: NewUpload, room_bytes: int | None
 ) -> int:
     """Insert an upload; return the generation of its ``create`` lease, which is the caller's.
 
     ``room_bytes`` as in ``UploadLedger.create``. Raises StorageFull.
     """
+    insert_upload(connection, new, room_bytes)
+    generation = leases.claim(connection, new.id, CREATE)
+    assert generation is not None, "the id is new: nobody can hold its lease"
+    return generation
+
+
+def insert_upload(connection: Connection, new: NewUpload, room_bytes: int | None) -> None:
+    """Insert an upload that nobody is going to stage yet; see ``insert_to_be_staged``."""
     values = asdict(new)
     values["metadata"] = values.pop("details")
     if room_bytes is not None:
@@ -245,9 +253,6 @@ def insert_upload(
     append_event(connection, new.id, EventKind.CREATED, new.created_at_ms)
     if new.part_count == 0:
         append_event(connection, new.id, EventKind.COMPLETED, new.created_at_ms)
-    generation = leases.claim(connection, new.id, CREATE)
-    assert generation is not None, "the id is new: nobody can hold its lease"
-    return generation
 
 
 def find(connection: Connection, upload_id: str, *, locked: bool = False) -> UploadRecord | None:

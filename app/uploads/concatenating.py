@@ -45,7 +45,8 @@ class Concatenator:
 
         Its length is the sum of theirs. Raises UploadNotFound (a partial one is
         unknown, gone, or invisible to ``sees``), InvalidField (it is not a partial
-        one, or its length is not known yet), WrongRoot, and as ``Creator.create``.
+        one, or its length is not known yet), WrongRoot, and as ``Creator.create``,
+        but for what making a staged object may raise: finalizing does that.
         """
         partials = [
             self._usable(partial, protocol, sees)
@@ -57,14 +58,9 @@ class Concatenator:
             raise WrongRoot
         if not can_join(self._storage.capabilities_of(new.root_id)):
             raise StorageUnavailable("This storage cannot join uploads")
-        lease = self._ledger.concatenations.create(
-            new,
-            partial_ids,
-            room_bytes=self._staging.room_bytes(new.root_id),
-            monotonic=self._clock.monotonic,
+        return self._ledger.concatenations.create(
+            new, partial_ids, room_bytes=self._staging.room_bytes(new.root_id)
         )
-        self._creator.stage(new, lease)
-        return self._ledger.concatenations.start(new.id, self._clock.now_ms())
 
     def _usable(
         self, partial: UploadRecord | None, protocol: str, sees: str | None

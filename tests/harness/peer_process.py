@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -66,6 +66,16 @@ class SteppingStorage(LocalStorage):
         key = super().create(staged)
         self._stop_before("recording the staging key")
         return key
+
+    def join(
+        self, target: StagedObject, sources: Sequence[StagedObject], on_progress: Progress
+    ) -> None:
+        def moved(moved_bytes: int, of_bytes: int) -> None:
+            on_progress(moved_bytes, of_bytes)
+            self._stop_before("moving more bytes")
+
+        self._stop_before("join")
+        super().join(target, sources, moved)
 
     def publish(self, staged: StagedObject, receipts: Any, on_progress: Progress) -> str:
         self._stop_before("publish")
@@ -142,6 +152,16 @@ class Deeds:
     def create(self, length: int) -> str:
         """Create an upload; return its id."""
         return self._rig.create(length).id
+
+    def concatenate(self, partial_ids: list[str]) -> str:
+        """Create an upload of partial ones; return its id. It can be stopped halfway."""
+        rig = self._rig
+        self._database.before(
+            rig.ledger,
+            "INSERT INTO concatenations",
+            lambda: self._conversation.stop_before("recording what it is made of"),
+        )
+        return rig.concatenate(partial_ids).id
 
     def ensure_staged(self, upload_id: str) -> str | None:
         """Make the staged object if nobody has; return its key."""

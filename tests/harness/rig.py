@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sqlalchemy import select
@@ -17,12 +18,15 @@ from app.ledger.database import Ledger
 from app.ledger.leases import Lease
 from app.ledger.models import events
 from app.ledger.parts import PartCommit
-from app.ledger.records import ReceiptRecord, UploadRecord
+from app.ledger.records import PARTIAL, ReceiptRecord, UploadRecord
 from app.storage.base import Storage
+from app.uploads.append_service import AppendService
+from app.uploads.appending import Append
 from app.uploads.creating import Wish
 from app.uploads.policy import Policy
 from app.uploads.service import UploadService
 from app.uploads.staging import Staging, staged_object
+from tests.harness.bodies import PieceBody
 
 #: Small enough to be quick, and no multiple of any block.
 PART_BYTES = 1001
@@ -54,6 +58,7 @@ class Rig:
         self.policy = replace(POLICY, **policy)  # type: ignore[arg-type]
         self.staging = Staging(ledger, storage, clock, self.policy)
         self.service = UploadService(ledger, storage, clock, self.policy, Drain(30))
+        self.appends = AppendService(ledger, storage, clock, self.policy, Drain(30), self.service)
         self.finalizer = Finalizer(ledger, storage, clock, self.policy)
         self.sweeper = Sweeper(ledger, storage, clock, self.service)
 
@@ -89,6 +94,32 @@ class Rig:
         for index in range(upload.geometry.part_count):
             self.put(upload, index, content)
         return self.record(upload.id)
+
+    def append(self, upload: UploadRecord, content: bytes) -> UploadRecord:
+        """Append to an upload where it ends."""
+        at = Append("tus", sees=None, offset=self.record(upload.id).offset)
+        self.appends.append(upload.id, at, PieceBody([content]))
+        return self.record(upload.id)
+
+    def create_appended(
+        self, content: bytes = b"", length: int | None = None, **wish: object
+    ) -> UploadRecord:
+        """Create an upload by tus with its first bytes; ``length`` None: deferred."""
+        wish.setdefault("filename", "movie.mp4")
+        first = Append("tus", sees=None, offset=0)
+        made = Wish(length=length, **wish)  # type: ignore[arg-type]
+        receipt = self.appends.create("alice", made, first, PieceBody([content]))
+        return self.record(receipt.upload.id)
+
+    def partial(self, content: bytes, sent: int | None = None) -> UploadRecord:
+        """Create a partial upload of ``content``, and send all or only ``sent`` bytes of it."""
+        return self.create_appended(content[:sent], len(content), concat=PARTIAL)
+
+    def concatenate(self, partial_ids: Sequence[str]) -> UploadRecord:
+        """Create an upload of partial ones."""
+        wish = Wish(filename="whole.mp4", length=None)
+        final = self.appends.concatenate("tus", "alice", wish, partial_ids, sees=None)
+        return self.record(final.id)
 
     def queue(self, content: bytes | None = None, **wish: object) -> UploadRecord:
         """Send a whole upload and ask for its completion."""
