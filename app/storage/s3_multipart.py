@@ -174,13 +174,16 @@ class Multiparts:
             raise trouble
 
     def discard(self, staged: StagedObject) -> None:
-        """Abort what a note names, and remove the note; idempotent."""
+        """Abort what a note names, and remove the note; idempotent.
+
+        Of an orphan only the note knows the key: without it, it was discarded before.
+        """
         staging_key = staged.staging_key or self.note_key(staged.upload_id)
         note_key, s3_upload_id = split_direct_key(staging_key)
         noted = self._bucket.get(note_key)
         key = staged.target_key if noted is None else noted.decode()
         doomed = [] if noted is None else self.find(key)
-        if s3_upload_id and s3_upload_id not in doomed:
+        if key and s3_upload_id and s3_upload_id not in doomed:
             doomed.append(s3_upload_id)
         for found in doomed:
             self._abort(key, found)

@@ -43,7 +43,7 @@ from app.storage.smb_requests import Access, Command, Disposition, Option
 from app.storage.smb_share import Share
 from tests.harness.s3 import S3Server, stored
 from tests.harness.samba import Samba
-from tests.harness.storages import TIMEOUT_SECONDS, local_place, smb_place
+from tests.harness.storages import TIMEOUT_SECONDS, local_place, s3_place, smb_place
 
 KIB = 1024
 INSTANCE = "an-instance"
@@ -133,6 +133,10 @@ class Backend(ABC):
         data = content[span.offset : span.offset + span.length]
         return self.put(staged, data, index=index, offset=span.offset)
 
+    def receipts(self, staged: StagedObject) -> dict[int, str | None]:
+        """Return the receipts that ``put`` got for an upload."""
+        return self._receipts[staged.upload_id]
+
     def publish(
         self,
         staged: StagedObject,
@@ -141,7 +145,7 @@ class Backend(ABC):
         on_progress: Progress = lambda done, total: None,
     ) -> str:
         """Publish, by default with the receipts that ``put`` got, through ``self.storage``."""
-        known = self._receipts[staged.upload_id] if receipts is None else receipts
+        known = self.receipts(staged) if receipts is None else receipts
         return (storage or self.storage).publish(staged, known, on_progress)
 
     def read(self, key: str) -> bytes:
@@ -339,6 +343,10 @@ class S3Backend(Backend):
     def elsewhere(self) -> Storage:
         place = self.server.place(self.server.shared_bucket("elsewhere"))
         return S3Storage(place, str(self._folder / "elsewhere"), INSTANCE)
+
+    def place(self) -> tuple[str, str]:
+        """Return what another process opens this storage with."""
+        return s3_place(self.server.place(self.bucket), self.staging)
 
     def leftovers(self) -> list[str]:
         staged = [f"on disk: {path.name}" for path in self.staging.rglob("*.partial")]

@@ -1,12 +1,13 @@
 """Does one thing with a storage, and waits for a word before each change of what is stored.
 
-Run by tests as a process of its own: stepwise.py KIND PLACE INSTANCE WAY ACTION [UPLOAD]
+Run by tests as a process of its own:
+stepwise.py KIND PLACE INSTANCE WAY ACTION [UPLOAD RECEIPTS]
 
-Before every system call (KIND local) or request (KIND smb) that changes something
-it prints its name and reads a line; the test answers, meddles with the disk, or
-kills it there. At the end it prints ``done`` and the outcome. WAY is how local
-files are renamed: as this system does it (``best``), or as those do that have
-only links, or not even them.
+Before every system call (KIND local) or request (KIND smb and s3) that changes
+something it prints its name and reads a line; the test answers, meddles with the
+disk, or kills it there; for s3 in the middle of parts, too (``half``). At the end
+it prints ``done`` and the outcome. WAY is how local files are renamed: as this
+system does it (``best``), or as those do that have only links, or not even them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import sys
 import threading
 from types import FrameType
+from typing import Any
 
 from app.errors import LonghaulError
 from app.storage import files
@@ -32,6 +34,10 @@ CHANGING_COMMANDS = {Command.CREATE, Command.CLOSE, Command.FLUSH, Command.WRITE
 #: Of a SET_INFO that renames (MS-FSCC 2.4), where SET_INFO tells what it sets.
 RENAME_INFORMATION = 10
 INFORMATION_OFFSET = HEADER_BYTES + 3
+
+
+#: Empty until the one thing begins that is done stepwise.
+stepping: list[bool] = []
 
 
 def wait_before_changes(frame: FrameType, event: str, argument: object) -> None:
@@ -52,6 +58,35 @@ def wait_before_changes(frame: FrameType, event: str, argument: object) -> None:
             ask(first.command.name)
 
 
+def wait_before_requests() -> None:
+    """Wait before what changes a bucket, one part after the other, and amid each part."""
+    # Large: who steps on a disk does without.
+    from app.storage import s3_transfer
+    from app.storage.s3 import MIN_PART_BYTES
+    from app.storage.s3_client import Clients
+
+    s3_transfer.PART_BYTES, s3_transfer.THREADS = MIN_PART_BYTES, 1
+    make_client, read = Clients._new, s3_transfer.FileSpan.read
+
+    def wait_before(request: Any, event_name: str, **_: object) -> None:
+        if stepping and request.method in {"PUT", "POST", "DELETE"}:
+            ask(event_name.rpartition(".")[2])
+
+    def made(*arguments: Any, **named: Any) -> Any:
+        client = make_client(*arguments, **named)
+        client.meta.events.register("before-send.s3", wait_before)
+        return client
+
+    def read_and_wait(span: Any, size: int = -1) -> memoryview:
+        before = span.tell()
+        piece = read(span, size)
+        if stepping and before < len(span) // 2 <= span.tell():
+            ask("half")
+        return piece
+
+    Clients._new, s3_transfer.FileSpan.read = made, read_and_wait
+
+
 def say(*words: str) -> None:
     sys.stdout.write(" ".join(words) + "\n")
     sys.stdout.flush()
@@ -63,15 +98,21 @@ def ask(step: str) -> None:
 
 
 def act(kind: str, place: str, instance_id: str, action: str, upload: list[str]) -> str:
+    if kind == "s3":
+        wait_before_requests()
     if action == "start":
         sys.setprofile(wait_before_changes)
         return opened(kind, place, instance_id).root_id
     storage = opened(kind, place, instance_id)
     staged = StagedObject(**json.loads(upload[0]))
-    sys.setprofile(wait_before_changes)
+    receipts = {int(index): receipt for index, receipt in json.loads(upload[1]).items()}
+    if kind == "s3":
+        stepping.append(True)
+    else:
+        sys.setprofile(wait_before_changes)
     if action == "create":
         return storage.create(staged)
-    return storage.publish(staged, {0: None}, lambda done, total: None)
+    return storage.publish(staged, receipts, lambda done, total: None)
 
 
 def main() -> None:

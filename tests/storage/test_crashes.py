@@ -6,12 +6,11 @@ import json
 import random
 import shutil
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
-STEPWISE = (Path(__file__).parent / "stepwise.py").read_text()
-INSTANCE = "an-instance"
+from tests.harness.stepping import INSTANCE, Stepping, killed_before_each_change
+
 PROCESSES = 4
 
 #: How files are renamed: as this system does it, by links, by looking first.
@@ -30,48 +29,6 @@ def stepped_way(request):
     return request.getfixturevalue(request.param[0]), request.param[1]
 
 
-class Stepping:
-    """A process that waits before each change it makes; see stepwise.py."""
-
-    def __init__(self, processes, place, action, staged=None, way="best"):
-        upload = [json.dumps(asdict(staged))] if staged else []
-        self._processes = processes
-        self.process = processes.start(STEPWISE, *place, INSTANCE, way, action, *upload)
-        self.step = self._read()
-
-    def _read(self):
-        return self.process.stdout.readline().split()
-
-    def proceed(self):
-        """Let it make the change it waits with; return False if it is done."""
-        if self.step[0] == "done":
-            return False
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        self.step = self._read()
-        return True
-
-    def proceed_to(self, *steps):
-        """Let it go on until it waits before one of ``steps``."""
-        while self.step[0] not in steps:
-            assert self.proceed(), f"it never came to {steps}"
-
-    def proceed_to_rename_into(self, folder):
-        """Let it go on until it waits before renaming into a folder that is there by then."""
-        while not (self.step[0] in {"renameat2", "rename"} and folder.exists()):
-            assert self.proceed(), "it never came to renaming"
-
-    def finish(self):
-        """Let it make all its changes; return the outcome it printed."""
-        while self.proceed():
-            pass
-        self.process.communicate()
-        return self.step[1]
-
-    def kill(self):
-        self._processes.kill(self.process)
-
-
 def let_all_begin(started):
     """Let processes that have started do what they are for, all at once."""
     for process in started:
@@ -79,22 +36,6 @@ def let_all_begin(started):
     for process in started:
         process.stdin.write("\n")
         process.stdin.flush()
-
-
-def killed_before_each_change(processes, prepare, place, action, way="best"):
-    """Yield what ``prepare`` returned, once for each step, after a kill at that step.
-
-    The last time the process has come to its end unkilled.
-    """
-    steps, done = 0, False
-    while not done:
-        prepared = prepare()
-        running = Stepping(processes, place(), action, prepared, way)
-        done = not all(running.proceed() for _ in range(steps)) or running.step[0] == "done"
-        running.kill()
-        yield prepared
-        steps += 1
-    assert steps > 3, "the process was never stopped: it does not see what changes"
 
 
 def test_publishing_survives_a_kill_at_every_step(stepped_way, processes):
@@ -105,7 +46,10 @@ def test_publishing_survives_a_kill_at_every_step(stepped_way, processes):
     def prepare():
         return backend.filled(content, f"new folder {next(number)}/below/movie.mp4")
 
-    for staged in killed_before_each_change(processes, prepare, backend.place, "publish", way):
+    def start(staged):
+        return Stepping(processes, backend.place(), "publish", staged, way)
+
+    for staged in killed_before_each_change(prepare, start):
         names = [staged.staging_key, staged.target_key]
         assert {backend.read(key) for key in names if key in backend.leftovers()} == {content}
         assert backend.publish(staged) == staged.target_key
@@ -120,7 +64,10 @@ def test_creating_survives_a_kill_at_every_step(stepped, processes):
     def prepare():
         return stepped.unstaged(len(content))
 
-    for staged in killed_before_each_change(processes, prepare, stepped.place, "create"):
+    def start(staged):
+        return Stepping(processes, stepped.place(), "create", staged)
+
+    for staged in killed_before_each_change(prepare, start):
         key = stepped.opened().create(staged)
         assert stepped.leftovers() == [key]
         assert stepped.storage.stat(key).size_bytes == len(content)
@@ -134,11 +81,11 @@ def test_the_first_start_survives_a_kill_at_every_step(stepped_way, processes):
     numbers = iter(range(1000))
     folders = []
 
-    def place():
+    def start(_):
         folders.append(("first starts", str(next(numbers))))
-        return backend.place(*folders[-1])
+        return Stepping(processes, backend.place(*folders[-1]), "start", way=way)
 
-    for _ in killed_before_each_change(processes, lambda: None, place, "start", way):
+    for _ in killed_before_each_change(lambda: None, start):
         first = backend.below(*folders[-1])
         assert backend.below(*folders[-1]).root_id == first.root_id
         assert first.check() > 0
@@ -148,7 +95,9 @@ def test_the_first_start_survives_a_kill_at_every_step(stepped_way, processes):
 def test_publishing_survives_that_its_new_folder_is_removed_meanwhile(stepped, processes):
     staged = stepped.filled(b"content", "folder/below/movie.mp4")
     publishing = Stepping(processes, stepped.place(), "publish", staged)
-    publishing.proceed_to_rename_into(stepped.root / "folder/below")
+    folder = stepped.root / "folder/below"
+    while not (publishing.step[0] in {"renameat2", "rename"} and folder.exists()):
+        assert publishing.proceed(), "it never came to renaming"
     (stepped.root / "folder/below").rmdir()
     (stepped.root / "folder").rmdir()
     publishing.proceed()
