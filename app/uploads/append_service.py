@@ -7,15 +7,22 @@ Knows nothing of HTTP.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.domain.clock import Clock
 from app.domain.states import State
-from app.errors import BodyTooLong, LonghaulError, RequestRefused, UploadLocked, UploadNotOpen
+from app.errors import (
+    BodyTooLong,
+    LonghaulError,
+    RequestRefused,
+    UploadGone,
+    UploadLocked,
+    UploadNotOpen,
+)
 from app.ingest.body import Body
 from app.ingest.drain import Drain
 from app.ledger.database import Ledger
-from app.ledger.records import PARTIAL, UploadRecord
+from app.ledger.records import FINAL, PARTIAL, UploadRecord
 from app.storage.base import Arrival, Storage
 from app.uploads.appending import Append, Appended, Appender
 from app.uploads.concatenating import Concatenator, can_join
@@ -77,7 +84,9 @@ class AppendService:
         if body.length == 0 and (record.length != 0 or record.concat == PARTIAL):
             return AppendReceipt(appended_view(record), 0)
         try:
-            return self._receipt(self._appender.append(record.id, first, body))
+            return self._receipt(
+                self._appender.append(record.id, replace(first, creates=True), body)
+            )
         except LonghaulError as error:
             if isinstance(error, RequestRefused):
                 self._uploads.end(record.id)
@@ -90,11 +99,15 @@ class AppendService:
     ) -> AppendedView:
         """Create an upload of others and wait a little for its file; see ``Concatenator.create``.
 
-        Returns it waiting for its partial ones, on its way, or complete.
+        Returns it waiting for its partial ones, on its way, or complete. Raises
+        UploadNotOpen if it has failed by then; it is gone again.
         """
         upload = self._concatenator.create(protocol, owner, wish, partial_ids, sees=sees)
         if upload.state is State.FINALIZING:
             upload = self._uploads.outcome(upload)
+        if upload.state is State.FAILED:
+            self._uploads.end(upload.id)
+            raise UploadNotOpen(upload.state, f"be made: {upload.error}")
         return appended_view(upload)
 
     def append(self, upload_id: str, wanted: Append, body: Body) -> AppendReceipt:
@@ -102,8 +115,15 @@ class AppendService:
         return self._receipt(self._appender.append(upload_id, wanted, body))
 
     def look(self, upload_id: str, protocol: str, *, sees: str | None) -> AppendedView:
-        """Return an upload; what it tells is durable. Raises UploadNotFound, UploadGone."""
-        return appended_view(self._visible(upload_id, protocol, sees))
+        """Return an upload; what it tells is durable. Raises UploadNotFound, UploadGone.
+
+        The latter also for one that was to be made of others and has failed: it
+        has no bytes of its own that a client could go on with.
+        """
+        upload = self._visible(upload_id, protocol, sees)
+        if upload.concat == FINAL and upload.state is State.FAILED:
+            raise UploadGone(upload.error or "")
+        return appended_view(upload)
 
     def end(self, upload_id: str, protocol: str, *, sees: str | None) -> None:
         """Cancel an unfinished upload, whoever appends to it, or delete a complete one.

@@ -52,7 +52,8 @@ class Append:
 
     ``sees``: the owner whose uploads are visible, None: all. ``length``: of the
     whole upload, where the request tells it. ``max_bytes``: the principal's own
-    limit.
+    limit. ``creates``: the same request has created the upload, which is to go
+    again where the body is refused.
     """
 
     protocol: str
@@ -61,6 +62,7 @@ class Append:
     length: int | None = None
     max_bytes: int | None = None
     verification: Verification | None = None
+    creates: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,9 @@ class Appender:
 
         That also holds where BodyCut, BodyStalled, ShuttingDown, TakenOver,
         StorageFull or StorageUnavailable is raised, but for a body that is to be
-        verified. Nothing of the body is kept with OffsetMismatch, BodyTooLong,
+        verified; and with BodyTooLong where the body does not tell its length:
+        then there is kept what there is room for, but never the last byte of
+        the upload. Nothing of the body is kept with OffsetMismatch,
         UploadTooLarge, InvalidField (another length than before), NotAppendable,
         UploadLocked, LeaseLost, UploadNotFound, UploadGone, DigestMismatch and
         MalformedRequest (nothing there to verify it by).
@@ -199,6 +203,7 @@ class Appender:
             lease=lease,
             room_bytes=self._room_bytes(upload, wanted, upload.offset),
             verification=wanted.verification,
+            keeps_refused=not wanted.creates,
             jobs=self._jobs,
         )
         if body.length == 0:

@@ -1,8 +1,9 @@
 """One append's bytes: receive → make durable → record.
 
 Whatever ends the request, its bytes that have arrived are kept: a cut, a stall,
-a shutdown, a newer request, a full disk. Only a body that is to be verified is
-all or nothing.
+a shutdown, a newer request, a full disk, more bytes than the upload takes. Only
+a body that is to be verified is all or nothing; and nothing is kept of one that
+came with the creation of its upload and turns out too long.
 """
 
 from __future__ import annotations
@@ -71,7 +72,11 @@ class _Nowhere:
 
 @dataclass
 class Growth:
-    """One append under its lease. ``room_bytes``: what may come at most, None: anything."""
+    """One append under its lease.
+
+    ``room_bytes``: what may come at most, None: anything. ``keeps_refused``: of
+    a body that turns out too long what there was room for is kept.
+    """
 
     ledger: Ledger
     storage: Storage
@@ -82,6 +87,7 @@ class Growth:
     lease: Lease
     room_bytes: int | None
     verification: Verification | None
+    keeps_refused: bool
     jobs: Jobs
 
     def receive(self, staged: StagedObject, body: Body) -> UploadRecord:
@@ -98,8 +104,8 @@ class Growth:
                     sync_pool.run(lambda: writer.commit(durable=self.policy.durable))
                 except (StorageFull, StorageUnavailable) as error:
                     raise transfer.reason or error from error
-        recorded = self._record(transfer.received)
-        _require_whole(transfer, body)
+        recorded = self._record(self._kept(transfer))
+        self._require_whole(transfer, body)
         return recorded
 
     def record_nothing(self, body: Body) -> UploadRecord:
@@ -172,11 +178,24 @@ class Growth:
         """Raise where nothing of what has been received may be recorded."""
         if isinstance(transfer.reason, (LeaseLost, UploadNotFound, UploadNotOpen)):
             raise transfer.reason
-        if transfer.ended is Ended.TOO_LONG:
+        if transfer.ended is Ended.TOO_LONG and not self.keeps_refused:
             raise BodyTooLong(self.room_bytes or 0)
         if self.verification is not None:
-            _require_whole(transfer, body)
+            self._require_whole(transfer, body)
             self.verification.require_match(body.trailers)
+
+    def _kept(self, transfer: Transfer) -> int:
+        """Return how many bytes count: all, but where they are one too many the last one.
+
+        A request that is refused must not complete the upload, whose client
+        would find a file that it never meant.
+        """
+        completes = self.upload.offset + transfer.received == self.upload.length
+        refused = transfer.ended is Ended.TOO_LONG
+        return transfer.received - (1 if refused and completes else 0)
+
+    def _require_whole(self, transfer: Transfer, body: Body) -> None:
+        _require_whole(transfer, body, self.room_bytes or 0)
 
     def _record(self, received: int) -> UploadRecord:
         offset = self.upload.offset + received
@@ -214,15 +233,15 @@ def receive_nothing(
     """
     if body.length != 0:  # chunked, or the caller has not looked
         transfer = pump(body, _Nowhere(), limit_bytes=0, idle_timeout_seconds=idle_timeout_seconds)
-        if transfer.ended is Ended.TOO_LONG:
-            raise BodyTooLong(0)
-        _require_whole(transfer, body)
+        _require_whole(transfer, body, 0)
     if verification is not None:
         verification.require_match(body.trailers)
 
 
-def _require_whole(transfer: Transfer, body: Body) -> None:
+def _require_whole(transfer: Transfer, body: Body, room_bytes: int) -> None:
     """Raise what explains why a transfer ended before its body did."""
+    if transfer.ended is Ended.TOO_LONG:
+        raise BodyTooLong(room_bytes)
     if transfer.reason is not None:
         raise transfer.reason
     if transfer.ended is Ended.STALLED:

@@ -251,11 +251,26 @@ def test_a_waiting_upload_fails_when_a_partial_is_deleted(server: Server, tus: T
     query = "SELECT error FROM uploads WHERE id = ? AND state = 'failed'"
     (failed,) = wait_until(lambda: rows(server, query, upload.id), "the final upload has failed")
     assert "partial upload" in failed["error"]
-    head = tus.head(upload)
-    assert head.status_code == 200
+    head = tus.head(upload)  # nothing will come of it: its client is to start anew
+    assert head.status_code == 410
     assert "Upload-Offset" not in head.headers
+    assert tus.request("GET", upload).status_code == 409
     assert "completed" not in events(server, upload.id)
     assert tus.delete(upload).status_code == 204
+
+
+def test_an_upload_that_cannot_be_made_is_409_and_gone(server: Server, tus: Tus) -> None:
+    partial = tus.partial(b"abc")
+    (staged,) = [path for path in server.staged_files() if partial.id in path.name]
+    staged.unlink()
+    response = final_raw(tus, [partial.url])
+    assert response.status_code == 409  # which tus-js-client tries again, asking for offsets first
+    assert "partial upload" in response.json()["error"]
+    query = "SELECT id FROM uploads WHERE concat = 'final' AND state = 'failed'"
+    assert rows(server, query) == []
+    assert tus.offset(partial) == 0
+    tus.patch(partial, 0, b"abc")
+    assert stored(server, final(tus, partial)) == b"abc"
 
 
 def test_a_waiting_upload_can_be_terminated(server: Server, tus: Tus) -> None:

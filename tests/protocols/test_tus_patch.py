@@ -6,10 +6,11 @@ import random
 from collections.abc import Callable
 
 import pytest
+import requests
 
 from tests.harness.native import KIB, MIB, read_response
 from tests.harness.server import Server
-from tests.harness.tus import CONTENT_TYPE, Tus, TusUpload, finished_file
+from tests.harness.tus import CONTENT_TYPE, Tus, TusUpload, checksum, finished_file
 from tests.harness.wire import events, rows, wait_until
 from tests.protocols.conftest import LIMIT_BYTES
 
@@ -161,8 +162,37 @@ def test_a_chunked_body_longer_than_what_remains_is_413_as_soon_as_it_is_passed(
         sock.sendall(b"b\r\n" + b"X" * 11 + b"\r\n")  # and no end
         status, _, _ = read_response(sock)
     assert status == 413
-    unchanged(tus, upload, 0)
+    assert tus.offset(upload) == 9
     assert "completed" not in events(server, upload.id)
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 7, 300 * KIB, 34 * MIB])
+def test_of_a_chunked_body_that_is_too_long_all_is_kept_but_the_last_byte(
+    server: Server, tus: Tus, content: Content, piece_bytes: int
+) -> None:
+    length = max(100, piece_bytes)
+    data = content(length)
+    upload = tus.create(length)
+    pieces = [data[at : at + piece_bytes] for at in range(0, length, piece_bytes)]
+    try:
+        assert tus.patch_raw(upload, 0, iter([*pieces, b"surplus"])).status_code == 413
+    except requests.ConnectionError:
+        pass  # ended while the client was still sending
+    wait_until(lambda: tus.offset(upload) == length - 1, "all but one byte are kept")
+    assert tus.patch_raw(upload, length - 1, iter([data[-1:], b"x"])).status_code == 413
+    assert tus.offset(upload) == length - 1
+    assert events(server, upload.id) == ["created"]
+    assert tus.patch(upload, length - 1, data[-1:]) == length
+    assert stored(server, upload) == data
+
+
+def test_of_a_chunked_body_that_is_too_long_and_to_be_verified_nothing_is_kept(tus: Tus) -> None:
+    upload = tus.create(5)
+    for promised in (b"bytes", b"bytes!"):
+        body = iter([b"byt", b"es!"])
+        response = tus.patch_raw(upload, 0, body, Upload_Checksum=checksum(promised))
+        assert response.status_code == 413
+    unchanged(tus, upload, 0)
 
 
 def test_a_complete_upload_takes_no_more(server: Server, tus: Tus) -> None:
@@ -225,11 +255,12 @@ def test_an_upload_of_deferred_length_ends_at_the_limit(limited: Server, content
     upload = tus.create(None)
     tus.patch(upload, 0, content(LIMIT_BYTES - 1))
     assert tus.patch_raw(upload, LIMIT_BYTES - 1, b"xx").status_code == 413
-    assert tus.patch_raw(upload, LIMIT_BYTES - 1, iter([b"xx"])).status_code == 413
     too_long = tus.patch_raw(upload, LIMIT_BYTES - 1, b"x", Upload_Length=LIMIT_BYTES + 1)
     assert too_long.status_code == 413
     unchanged(tus, upload, LIMIT_BYTES - 1)
-    assert tus.patch(upload, LIMIT_BYTES - 1, b"x", Upload_Length=LIMIT_BYTES) == LIMIT_BYTES
+    assert tus.patch_raw(upload, LIMIT_BYTES - 1, iter([b"xx"])).status_code == 413
+    unchanged(tus, upload, LIMIT_BYTES)  # what there was room for
+    assert tus.patch(upload, LIMIT_BYTES, b"", Upload_Length=LIMIT_BYTES) == LIMIT_BYTES
 
 
 # ---- what is not there ------------------------------------------------------
