@@ -189,6 +189,9 @@ def copy_range(source: int, target: int, offset: int, length: int) -> Iterator[i
                 raise
             copy = _copy_through_memory
             continue
+        if not moved and copy is not _copy_through_memory:
+            copy = _copy_through_memory  # which can tell whether the source is at its end
+            continue
         if not moved:
             raise PartsLost()
         done += moved

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import BinaryIO
 
@@ -153,6 +153,12 @@ class S3Storage(Storage):
         self.discard(staged)
         on_progress(staged.length, staged.length)
         return staged.target_key
+
+    def join(
+        self, target: StagedObject, sources: Sequence[StagedObject], on_progress: Progress
+    ) -> None:
+        """See Storage: for staged files, as the disk they are on can do it."""
+        self._local.join(target, sources, on_progress)
 
     def discard(self, staged: StagedObject) -> None:
         """See Storage. A staged file may be on its way into the bucket: that is given up, too."""

@@ -13,7 +13,7 @@ from tests.conftest import CEPH_PORT
 #: A suite of several hundred tests, on a machine that is several times slower.
 SUITE_SECONDS = 600
 
-CONTRACT = ["test_staging.py", "test_publishing.py", "test_reading.py"]
+CONTRACT = ["test_staging.py", "test_joining.py", "test_publishing.py", "test_reading.py"]
 
 SUITE = """
 from gevent import monkey
