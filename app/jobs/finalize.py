@@ -64,6 +64,10 @@ class Finalizer:
             self._clock.monotonic,
         )
 
+    def complete_settled(self) -> bool:
+        """Queue full uploads that were left open in case more came; tell whether there were any."""
+        return bool(self._ledger.editions.complete_settled(self._clock.now_ms()))
+
     def finalize(self, upload: UploadRecord, lease: Lease) -> None:
         """Carry a claimed upload to its outcome and record it. Never raises for storage trouble."""
         started_at = self._clock.monotonic()

@@ -127,10 +127,15 @@ class Runner:
         # Workers start together: spread out, one sweep is seldom refused for another.
         due_at = time.monotonic() + random.uniform(0, min(10.0, self._cleanup_interval_seconds))
         while self._goes_on():
+            self._guarded("settle", self._settle)
             if time.monotonic() >= due_at:
                 self._guarded("sweep", lambda: [*self._sweeper.sweep()])
                 due_at = time.monotonic() + self._cleanup_interval_seconds
             self._stopped.wait(min(POLL_SECONDS, self._cleanup_interval_seconds))
+
+    def _settle(self) -> None:
+        if self._finalizer.complete_settled():
+            self.wake()
 
     def _goes_on(self) -> bool:
         return not (self._stopped.is_set() or self._drain.begun)

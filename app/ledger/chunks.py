@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from sqlalchemy import (
     BigInteger,
@@ -18,18 +19,17 @@ from sqlalchemy import (
 
 from app.domain.parts import word_and_mask
 from app.domain.states import GONE, State
-from app.errors import LeaseLost, PartCountMismatch
+from app.errors import LeaseLost, PartCountMismatch, UploadNotFound
 from app.ledger.dialects import insert
+from app.ledger.editions import Editions
 from app.ledger.leases import CREATE, Lease, Leases
 from app.ledger.models import aliases, bitmap, receipts, uploads
-from app.ledger.models import leases as lease_rows
-from app.ledger.outbox import EventKind, append_event
 from app.ledger.parts import PartClaim, find_receipt, open_upload
 from app.ledger.prepared import Prepared
 from app.ledger.records import AliasKey, NewUpload, UploadRecord
 from app.ledger.room import take_turns
 from app.ledger.transactions import Transactions
-from app.ledger.uploads import find, insert_to_be_staged, transition
+from app.ledger.uploads import find, insert_to_be_staged
 
 _NAMED = (
     aliases.c.namespace == bindparam("namespace"),
@@ -49,6 +49,7 @@ _UNCOUNT_PART = (
     update(uploads)
     .where(uploads.c.id == bindparam("counted_id"), uploads.c.state == State.OPEN)
     .values(received=uploads.c.received - 1)
+    .returning(uploads.c.edition)
 )
 _MASK = bindparam("mask", type_=BigInteger)
 _CLEAR_BIT = (
@@ -76,17 +77,24 @@ _RECUT = (
     .values(part_count=bindparam("new_count"))
     .returning(*uploads.c)
 )
-_DELETE_RECEIPT = delete(receipts).where(
-    receipts.c.upload_id == bindparam("receipt_upload_id"), receipts.c.part == bindparam("part")
+_DELETE_RECEIPT = (
+    delete(receipts)
+    .where(
+        receipts.c.upload_id == bindparam("receipt_upload_id"), receipts.c.part == bindparam("part")
+    )
+    .returning(receipts.c.edition)
 )
 
 
 class ChunkLedger:
     """Aliases and what hangs on them. ``grace_ms``: how long a complete upload keeps its alias."""
 
-    def __init__(self, transactions: Transactions, leases: Leases, dialect: str) -> None:
+    def __init__(
+        self, transactions: Transactions, leases: Leases, editions: Editions, dialect: str
+    ) -> None:
         self._transactions = transactions
         self._leases = leases
+        self._editions = editions
         self._point_alias = _point_alias_statement(dialect)
 
     def look(
@@ -183,15 +191,43 @@ class ChunkLedger:
         lease = self._leases.hold(claim.upload.id, str(index), generation, claimed_at)
         return PartClaim(claim.upload, lease=lease, receipt=claim.receipt)
 
-    def withdraw(self, lease: Lease, index: int, now_ms: int) -> None:
+    def confirm(self, lease: Lease, index: int, now_ms: int) -> UploadRecord:
+        """Note that a received part has come again unchanged, which ends the lease.
+
+        Returns the upload as it is then: finalizing, if nothing else kept it open.
+        Raises LeaseLost, or UploadNotFound where it has gone.
+        """
+        upload_id = lease.upload_id
+
+        def work(connection: Connection) -> UploadRecord:
+            upload = find(connection, upload_id, locked=True)
+            if upload is None or upload.state in GONE:
+                raise UploadNotFound
+            if not self._leases.end(connection, lease):
+                raise LeaseLost
+            if upload.state is State.OPEN:
+                self._editions.confirmed(connection, upload_id, index, upload.edition)
+                if upload.received == upload.part_count and self._editions.complete(
+                    connection, upload_id, upload.edition, now_ms
+                ):
+                    return replace(upload, state=State.FINALIZING)
+            return upload
+
+        upload = self._transactions.write(work)
+        self._leases.drop(lease)
+        return upload
+
+    def withdraw(self, lease: Lease, index: int, now_ms: int, *, differs: bool) -> None:
         """Forget a received part whose bytes are about to be replaced; durable on return.
 
-        Raises LeaseLost, UploadNotFound or UploadNotOpen, and then nothing has changed.
+        ``differs``: by others, that is known. Raises LeaseLost, UploadNotFound or
+        UploadNotOpen, and then nothing has changed.
         """
 
         def work(connection: Connection) -> None:
             upload_id = lease.upload_id
-            if not connection.execute(_UNCOUNT_PART, {"counted_id": upload_id}).rowcount:
+            uncounted = connection.execute(_UNCOUNT_PART, {"counted_id": upload_id}).first()
+            if uncounted is None:
                 open_upload(connection, upload_id, now_ms)
                 raise LeaseLost
             word, mask = word_and_mask(index)
@@ -201,31 +237,12 @@ class ChunkLedger:
                 and connection.execute(_CLEAR_BIT, bit).rowcount
             ):
                 raise LeaseLost
-            connection.execute(_DELETE_RECEIPT, {"receipt_upload_id": upload_id, "part": index})
+            part = {"receipt_upload_id": upload_id, "part": index}
+            of_part = connection.execute(_DELETE_RECEIPT, part).scalar_one()
+            if differs:
+                self._editions.replaced(connection, upload_id, uncounted.edition, of_part)
 
         self._transactions.write(work)
-
-    def abandon(self, upload: UploadRecord, now_ms: int) -> UploadRecord | None:
-        """End an open upload that has received nothing and that nobody writes to.
-
-        None where it lives on.
-        """
-        writing = exists().where(lease_rows.c.upload_id == uploads.c.id, self._leases.live())
-
-        def work(connection: Connection) -> UploadRecord | None:
-            moved = transition(
-                connection,
-                upload,
-                State.EXPIRED,
-                uploads.c.received == 0,
-                ~writing,
-                ended_at_ms=now_ms,
-            )
-            if moved is not None:
-                append_event(connection, upload.id, EventKind.ABANDONED, now_ms)
-            return moved
-
-        return self._transactions.write(work)
 
 
 def _named(connection: Connection, alias: AliasKey) -> UploadRecord | None:

@@ -12,6 +12,7 @@ from app.domain.states import State
 from app.ledger.appends import AppendLedger
 from app.ledger.chunks import ChunkLedger
 from app.ledger.concatenations import ConcatenationLedger
+from app.ledger.editions import Editions
 from app.ledger.finalizing import FinalizeQueue
 from app.ledger.keys import ApiKeys
 from app.ledger.leases import Leases
@@ -36,6 +37,7 @@ class Ledger:
     parts: PartLedger
     appends: AppendLedger
     chunks: ChunkLedger
+    editions: Editions
     concatenations: ConcatenationLedger
     finalizing: FinalizeQueue
     sweeping: SweepLedger
@@ -72,13 +74,15 @@ def open_ledger(
     )
     leases = Leases(transactions, ProcessLife(run_directory), engine.dialect.name)
     finalizing = FinalizeQueue(transactions, leases)
+    editions = Editions(transactions, leases)
     return Ledger(
         transactions=transactions,
         leases=leases,
         uploads=UploadLedger(transactions, leases),
-        parts=PartLedger(transactions, leases, engine.dialect.name),
+        parts=PartLedger(transactions, leases, editions, engine.dialect.name),
         appends=AppendLedger(transactions, leases, finalizing),
-        chunks=ChunkLedger(transactions, leases, engine.dialect.name),
+        chunks=ChunkLedger(transactions, leases, editions, engine.dialect.name),
+        editions=editions,
         concatenations=ConcatenationLedger(transactions),
         finalizing=finalizing,
         sweeping=SweepLedger(transactions, leases),

@@ -77,6 +77,7 @@ class Upload(Base):
     received: Mapped[int] = mapped_column(Integer, default=0)  # parts
     state: Mapped[str] = mapped_column(String(16))
     content_type: Mapped[str | None] = mapped_column(Text)  # as the client told it, checked
+    edition: Mapped[int] = mapped_column(Integer, default=0)  # ledger.editions
     details: Mapped[dict[str, Any]] = mapped_column("metadata", JSON)
     headers: Mapped[dict[str, str] | None] = mapped_column(JSON)  # answered as they were sent
     concat: Mapped[str | None] = mapped_column(String(8))  # records.PARTIAL or FINAL
@@ -132,6 +133,7 @@ class Receipt(Base):
     sha256: Mapped[str | None] = mapped_column(String(64))
     storage_receipt: Mapped[str | None] = mapped_column(Text)  # opaque, for publishing
     received_at_ms: Mapped[int] = mapped_column(BigInteger)
+    edition: Mapped[int] = mapped_column(Integer, default=0)  # of the file, that it is of
 
 
 class Alias(Base):

@@ -22,6 +22,7 @@ from app.domain.parts import received_parts, word_and_mask, words_without
 from app.domain.states import GONE, State
 from app.errors import LeaseLost, UploadNotFound, UploadNotOpen
 from app.ledger.dialects import insert
+from app.ledger.editions import Editions
 from app.ledger.leases import Lease, Leases
 from app.ledger.models import bitmap, receipts, uploads
 from app.ledger.outbox import EventKind, append_event_once
@@ -60,18 +61,7 @@ _COUNT_PART = Prepared(
             else_=uploads.c.expires_at_ms,
         ),
     )
-    .returning(uploads.c.received, uploads.c.part_count, uploads.c.root_id)
-)
-_BEGIN_FINALIZING = (
-    update(uploads)
-    .where(uploads.c.id == bindparam("full_id"))
-    .values(
-        state=State.FINALIZING,
-        error=None,
-        attempts=0,
-        progress_bytes=0,
-        due_at_ms=bindparam("now_ms"),
-    )
+    .returning(uploads.c.received, uploads.c.part_count, uploads.c.root_id, uploads.c.edition)
 )
 
 
@@ -91,18 +81,22 @@ class PartClaim:
 
 @dataclass(frozen=True, slots=True)
 class PartCommit:
-    """How many parts of how many an upload has after a commit."""
+    """How many parts of how many an upload has after a commit, and whether that completed it."""
 
     received: int
     part_count: int
+    completed: bool = False
 
 
 class PartLedger:
     """Claims and commits of parts. Refuses whatever the upload's state forbids."""
 
-    def __init__(self, transactions: Transactions, leases: Leases, dialect: str) -> None:
+    def __init__(
+        self, transactions: Transactions, leases: Leases, editions: Editions, dialect: str
+    ) -> None:
         self._transactions = transactions
         self._leases = leases
+        self._editions = editions
         self._set_bit = Prepared(_set_bit_statement(dialect))
 
     def claim(
@@ -143,13 +137,15 @@ class PartLedger:
         receipt: ReceiptRecord,
         *,
         completes: bool = False,
+        replaced: ReceiptRecord | None = None,
         cut_into: int | None = None,
         prolonged_to_ms: int | None = None,
     ) -> PartCommit:
         """Record a part whose bytes are durable: bit, count, receipt, and the lease's end.
 
-        ``completes``: the last part moves the upload to finalizing, due at once;
-        else somebody has to ask for it. ``cut_into``: how many parts the upload
+        ``completes``: the last part moves the upload to finalizing, due at once
+        (or later, see ``editions``); else somebody has to ask for it. ``replaced``:
+        the receipt of the bytes that were there before. ``cut_into``: how many parts the upload
         must have, if that may have changed. ``prolonged_to_ms``: the upload expires
         then if it would earlier (in steps of PROLONG_MS). Durable on return.
         Raises LeaseLost, UploadNotFound or UploadNotOpen, and then nothing is
@@ -177,14 +173,18 @@ class PartLedger:
             bit = {"upload_id": upload_id, "word": word, "bits": mask, "mask": mask}
             if self._set_bit.first(connection, bit) is None:
                 raise LeaseLost
-            _INSERT_RECEIPT.count(connection, {"upload_id": upload_id, **asdict(receipt)})
+            edition = counted["edition"]
+            if replaced is not None and replaced.storage_receipt != receipt.storage_receipt:
+                edition = self._editions.replaced(connection, upload_id, edition, replaced.edition)
+            values = asdict(receipt) | {"upload_id": upload_id, "edition": edition}
+            _INSERT_RECEIPT.count(connection, values)
             received, part_count = counted["received"], counted["part_count"]
-            if received == part_count:
+            completed = received == part_count
+            if completed and completes:  # the row is locked by the count
+                completed = self._editions.complete(connection, upload_id, edition, now_ms)
+            elif completed:
                 append_event_once(connection, upload_id, EventKind.COMPLETED, now_ms)
-                if completes:  # the row is locked by the count
-                    full = {"full_id": upload_id, "now_ms": now_ms}
-                    connection.execute(_BEGIN_FINALIZING, full)
-            return PartCommit(received, part_count)
+            return PartCommit(received, part_count, completed)
 
         commit = self._transactions.write(work)
         self._leases.drop(lease)

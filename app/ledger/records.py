@@ -58,6 +58,7 @@ class UploadRecord:
     received: int
     state: State
     content_type: str | None
+    edition: int
     details: Mapping[str, Any]
     headers: Mapping[str, str] | None
     concat: str | None
@@ -139,13 +140,17 @@ class AliasKey:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptRecord:
-    """A received part: bytes, SHA-256 in hex where one was computed, the storage's own receipt."""
+    """A received part: bytes, SHA-256 in hex where one was computed, the storage's own receipt.
+
+    ``edition`` of the file that it is of (``ledger.editions``); whoever records it says.
+    """
 
     part: int
     size: int
     sha256: str | None
     storage_receipt: str | None
     received_at_ms: int
+    edition: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,21 +64,28 @@ class SweepLedger:
 
     def expire(self, upload: UploadRecord, now_ms: int) -> bool:
         """Move an upload to expired; False if it moved on or is being written meanwhile."""
+        over = uploads.c.expires_at_ms <= now_ms
+        return self._given_up(upload, now_ms, over, ~is_needed()) is not None
+
+    def abandon(self, upload: UploadRecord, now_ms: int) -> UploadRecord | None:
+        """Move an open upload to expired that has received nothing, before its time is over.
+
+        None if something has come or is being written meanwhile.
+        """
+        return self._given_up(upload, now_ms, uploads.c.received == 0, uploads.c.offset == 0)
+
+    def _given_up(
+        self, upload: UploadRecord, now_ms: int, *conditions: ColumnElement[bool]
+    ) -> UploadRecord | None:
         writing = exists().where(lease_rows.c.upload_id == uploads.c.id, self._leases.live())
 
-        def work(connection: Connection) -> bool:
+        def work(connection: Connection) -> UploadRecord | None:
             moved = transition(
-                connection,
-                upload,
-                State.EXPIRED,
-                uploads.c.expires_at_ms <= now_ms,
-                ~writing,
-                ~is_needed(),
-                ended_at_ms=now_ms,
+                connection, upload, State.EXPIRED, ~writing, *conditions, ended_at_ms=now_ms
             )
             if moved is not None:
                 append_event(connection, upload.id, EventKind.ABANDONED, now_ms)
-            return moved is not None
+            return moved
 
         return self._transactions.write(work)
 

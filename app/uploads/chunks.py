@@ -113,7 +113,7 @@ class ChunkService:
             except PartsLost as error:
                 raise StorageUnavailable from error
         try:
-            return self._put_leased(claim.upload, chunk.index, claim.lease, body, claim.receipt)
+            return self._put_leased(claim, chunk.index, claim.lease, body)
         except RequestRefused:
             self._ledger.leases.release(claim.lease)
             if not body.cut:  # or it comes again
@@ -122,18 +122,12 @@ class ChunkService:
         finally:
             self._ledger.leases.release(claim.lease)
 
-    def _put_leased(
-        self,
-        upload: UploadRecord,
-        index: int,
-        lease: Lease,
-        body: Body,
-        receipt: ReceiptRecord | None,
-    ) -> UploadView:
-        """Store a chunk, or compare it with the one of ``receipt`` and keep what arrives."""
+    def _put_leased(self, claim: PartClaim, index: int, lease: Lease, body: Body) -> UploadView:
+        """Store a chunk of an open upload, or what differs from the one that is stored."""
+        upload = claim.upload
         try:
-            if receipt is not None:
-                return self._replace(upload, index, lease, body)
+            if claim.receipt is not None:
+                return self._replace(upload, claim.receipt, lease, body)
             return self._store(upload, index, lease, body)
         except PartsLost as error:
             raise self._transfers.vanished(upload, error) from error
@@ -145,7 +139,7 @@ class ChunkService:
 
     def _abandon_empty(self, upload: UploadRecord) -> None:
         """End an upload that a refused chunk has made, unless other chunks are there or come."""
-        ended = self._ledger.chunks.abandon(upload, self._clock.now_ms())
+        ended = self._ledger.sweeping.abandon(upload, self._clock.now_ms())
         if ended is not None:
             self._uploads.clear_away(ended)
 
@@ -179,12 +173,14 @@ class ChunkService:
         lease: Lease,
         body: Body,
         *,
+        replaced: ReceiptRecord | None = None,
         same_bytes: int = 0,
         ahead: bytes = b"",
     ) -> UploadView:
         """Write a chunk, or what of it follows ``same_bytes`` that are stored already.
 
-        ``ahead`` has been taken from the body before.
+        ``ahead`` has been taken from the body before. ``replaced``: the receipt of
+        the chunk that was there.
         """
         span = upload.geometry.span(index)
         upload = self._uploads.staging.ensure(upload, lease)
@@ -201,6 +197,7 @@ class ChunkService:
                 lease,
                 ReceiptRecord(index, span.length, None, storage_receipt, now_ms),
                 completes=True,
+                replaced=replaced,
                 cut_into=upload.part_count,
                 prolonged_to_ms=now_ms + self._policy.ttl_ms,
             )
@@ -218,15 +215,18 @@ class ChunkService:
                 record=record,
             )
         metrics.received_bytes_total.labels(upload.protocol).inc(span.length)
-        if commit.received == commit.part_count:
+        if commit.completed:
             return self._finished(replace(upload, state=State.FINALIZING))
         return upload_view(replace(upload, received=commit.received), None)
 
-    def _replace(self, upload: UploadRecord, index: int, lease: Lease, body: Body) -> UploadView:
+    def _replace(
+        self, upload: UploadRecord, receipt: ReceiptRecord, lease: Lease, body: Body
+    ) -> UploadView:
         """Compare a stored chunk of an open upload with what arrives, and keep the latter."""
+        index = receipt.part
         span = upload.geometry.span(index)
         upload = self._uploads.staging.ensure(upload, lease)
-        same_bytes, ahead = 0, b""
+        same_bytes, ahead, differs = 0, b"", False
         if self._storage.capabilities_of(upload.root_id).readable_staging:
             with self._comparison([upload.staging_key], span.offset) as comparison:
                 try:
@@ -234,14 +234,23 @@ class ChunkService:
                         upload, body, comparison, span.length, lease=lease, is_writer=False
                     )
                     require_whole(transfer, span.length, body)
-                    return upload_view(upload, None)
+                    return self._confirmed(lease, index)
                 except OtherBytes:
-                    same_bytes, ahead = comparison.same, comparison.other
+                    same_bytes, ahead, differs = comparison.same, comparison.other, True
         try:
-            self._ledger.chunks.withdraw(lease, index, self._clock.now_ms())
+            self._ledger.chunks.withdraw(lease, index, self._clock.now_ms(), differs=differs)
         except UploadNotOpen as error:  # others have sent the rest meanwhile
             raise PartConflict(OTHER_BYTES) from error
-        return self._store(upload, index, lease, body, same_bytes=same_bytes, ahead=ahead)
+        return self._store(
+            upload, index, lease, body, replaced=receipt, same_bytes=same_bytes, ahead=ahead
+        )
+
+    def _confirmed(self, lease: Lease, index: int) -> UploadView:
+        """Record that a chunk of an open upload has come again with the same bytes."""
+        upload = self._ledger.chunks.confirm(lease, index, self._clock.now_ms())
+        if upload.state is State.FINALIZING:
+            return self._finished(upload)
+        return self._uploads.view(upload)
 
     def _confirm(self, upload: UploadRecord, index: int, body: Body) -> UploadView:
         """Compare a chunk of an upload that takes no more chunks. Raises PartConflict."""

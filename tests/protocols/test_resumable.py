@@ -64,6 +64,25 @@ def test_other_bytes_replace_a_chunk_until_the_file_is_complete(
     assert Path(last["final_path"]).read_bytes() == new.content
 
 
+def test_an_edited_file_sent_again_around_a_gap_is_no_mixture(
+    resumable: Resumable, content: Content
+) -> None:
+    """As resumable.js does with ``testChunks: false``: from the first chunk to the last."""
+    old = File(content(5 * CHUNK_BYTES))
+    new = File(content(5 * CHUNK_BYTES), identifier=old.identifier)
+    for number in (1, 2, 4, 5):
+        first = resumable.octet(old, number)
+    for number in (1, 2, 3, 4):
+        answer = resumable.octet(new, number)
+        assert not answer["complete"]
+    assert answer["received"] == 5, "it is full, and two of its chunks were the old file's"
+    last = resumable.octet(new, 5)
+    assert last["complete"]
+    assert last["id"] == first["id"]
+    assert Path(last["final_path"]).read_bytes() == new.content
+    assert events(resumable.server, last["id"]).count("completed") == 1
+
+
 def test_the_fields_of_a_form_come_before_the_file_or_after_it_or_in_the_query(
     resumable: Resumable, content: Content
 ) -> None:

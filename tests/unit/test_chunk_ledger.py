@@ -308,7 +308,7 @@ def test_a_withdrawn_part_has_never_come(rig: Rig, database: Database) -> None:
     for index in (0, 1):
         commit(rig, leased(rig, index))
     lease = leased(rig, 1)
-    rig.ledger.chunks.withdraw(lease, 1, rig.clock.now_ms())
+    rig.ledger.chunks.withdraw(lease, 1, rig.clock.now_ms(), differs=True)
     assert list(received_parts(rig.ledger.parts.words(made.id))) == [0]
     assert [row.part for row in database.rows(receipts)] == [0]
     assert rig.record(made.id).received == 1
@@ -322,7 +322,7 @@ def test_withdrawing_needs_the_lease(rig: Rig, database: Database) -> None:
     lease = leased(rig, 1)
     database.age_leases(LEASE_MS / 1000)
     with pytest.raises(LeaseLost):
-        rig.ledger.chunks.withdraw(lease, 1, rig.clock.now_ms())
+        rig.ledger.chunks.withdraw(lease, 1, rig.clock.now_ms(), differs=True)
     assert rig.record(made.id).received == 1
     assert look(rig, 1) == (made.id, True)
 
@@ -330,7 +330,7 @@ def test_withdrawing_needs_the_lease(rig: Rig, database: Database) -> None:
 def test_a_part_that_has_not_come_cannot_be_withdrawn(rig: Rig) -> None:
     made = make(rig)
     with pytest.raises(LeaseLost):
-        rig.ledger.chunks.withdraw(leased(rig, 1), 1, rig.clock.now_ms())
+        rig.ledger.chunks.withdraw(leased(rig, 1), 1, rig.clock.now_ms(), differs=True)
     assert rig.record(made.id).received == 0
 
 
@@ -344,14 +344,15 @@ def test_no_part_of_an_upload_that_takes_none_is_withdrawn(
     database.change(uploads, state=state)
     before = database.rows(bitmap), database.rows(receipts), database.rows(uploads)
     with pytest.raises(UploadNotFound if state in GONE else UploadNotOpen):
-        rig.ledger.chunks.withdraw(lease, 1, rig.clock.now_ms())
+        rig.ledger.chunks.withdraw(lease, 1, rig.clock.now_ms(), differs=True)
     assert (database.rows(bitmap), database.rows(receipts), database.rows(uploads)) == before
 
 
-def test_a_part_withdrawn_while_the_last_one_comes_leaves_the_upload_open_or_is_refused(
-    rig: Rig, database: Database
+@pytest.mark.parametrize("outcome", ["withdrawn", "confirmed"])
+def test_a_part_that_is_compared_while_the_last_one_comes_decides(
+    rig: Rig, database: Database, outcome: str
 ) -> None:
-    """Never is an upload finalized of which a part is being written over."""
+    """Never is an upload finalized of which a part is being written over, nor forgotten."""
     other = database.ledger()
     for number in range(RACES):
         alias = replace(ALIAS, client_key=f"race {number}")
@@ -366,16 +367,18 @@ def test_a_part_withdrawn_while_the_last_one_comes_leaves_the_upload_open_or_is_
 
         commit(rig, claimed(rig.ledger, 0))
         again, last = claimed(rig.ledger, 0), claimed(other, 1)
-        withdrawn, _ = at_once(
-            partial(rig.ledger.chunks.withdraw, again, 0, now_ms),
-            partial(commit, rig, last, ledger=other),
-        )
-        state = rig.state(made)
-        if withdrawn is None:
-            assert state is State.OPEN
+        chunks = rig.ledger.chunks
+        if outcome == "withdrawn":
+            compared = partial(chunks.withdraw, again, 0, now_ms, differs=True)
         else:
-            assert withdrawn == "UploadNotOpen"
-            assert state is State.FINALIZING
+            compared = partial(chunks.confirm, again, 0, now_ms)
+        first, last_commit = at_once(compared, partial(commit, rig, last, ledger=other))
+        if outcome == "withdrawn":
+            assert (first, rig.state(made)) == (None, State.OPEN)
+        else:
+            assert rig.state(made) is State.FINALIZING
+            assert rig.events(made).count("completed") == 1
+            assert [first.state is State.FINALIZING, last_commit.completed].count(True) >= 1  # type: ignore[union-attr,attr-defined]
         database.change(uploads, state=State.CANCELLED)
 
 
@@ -391,7 +394,7 @@ def test_a_file_cut_before_anything_told_is_cut_anew(rig: Rig) -> None:
     upload = rig.record(made.id)
     assert [upload.geometry.span(index).length for index in range(3)] == [1001, 1001, 400]
     assert commit(rig, lease, cut_into=3) == PartCommit(2, 3)
-    assert commit(rig, leased(rig, 2), cut_into=3) == PartCommit(3, 3)
+    assert commit(rig, leased(rig, 2), cut_into=3) == PartCommit(3, 3, completed=True)
     assert rig.state(made) is State.FINALIZING
 
 

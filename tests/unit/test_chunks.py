@@ -270,13 +270,15 @@ def test_a_file_that_is_published_and_not_recorded_yet_confirms_its_bytes(
 def test_bytes_that_turn_out_to_differ_when_the_file_is_whole_are_refused(
     desk: Desk, rig: Rig
 ) -> None:
-    """The rest of the file comes while a chunk is being compared."""
+    """An operator has it finalized while a chunk is being compared."""
     desk.put(0)
 
     class Rival(PieceBody):
         def wait(self, timeout_seconds: float) -> None:
             if not desk.has(1):
-                desk.put(1)
+                full = desk.put(1)
+                rig.ledger.uploads.queue_finalize(full.id, rig.clock.now_ms())
+                desk.finalize()
 
     content = changed(CHUNK_BYTES - 1)
     with pytest.raises(PartConflict):

@@ -128,6 +128,16 @@ def wait_for_state(rig: Rig, upload: UploadRecord, state: State) -> None:
     wait_until(lambda: rig.state(upload) is state)
 
 
+def test_what_was_left_open_in_case_more_came_is_finalized_when_nothing_does(
+    rig: Rig, start: Start, database: Database, quick: None
+) -> None:
+    upload = rig.fill(CONTENT)
+    database.change(uploads, due_at_ms=rig.clock.now_ms())
+    start()
+    wait_for_state(rig, upload, State.COMPLETE)
+    assert rig.events(upload).count("completed") == 1
+
+
 def test_what_is_queued_is_finalized_at_once_when_the_runner_is_woken(
     rig: Rig, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
