@@ -28,6 +28,7 @@ from app.version import VERSION
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
+#: Also how long the server may take nothing of a body: botocore knows no limit of its own.
 CONNECT_SECONDS = 5
 
 #: An answer may take as long: completing thousands of parts, a busy disk.

@@ -2,7 +2,8 @@
 
 It checks signatures and enforces sizes as AWS does. Everything is in memory where
 that is possible: compressed, so that zeros of huge files take no room, and freed
-at once when it is deleted, not after hours.
+at once when it is deleted, not after hours. A gateway that was killed is forgotten
+within seconds: until then the next one would wait for its consent.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ osd pool default pg num = 4
 osd pool default pgp num = 4
 osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
+osd client watch timeout = 3
+objecter tick interval = 1
 osd objectstore = bluestore
 osd memory target = 939524096
 osd max object name len = 2048

@@ -439,6 +439,12 @@ def ceph_direct(ceph: S3Server, tmp_path: Path) -> Iterator[S3Backend]:
 
 
 @pytest.fixture
+def ceph_staged(ceph: S3Server, tmp_path: Path) -> Iterator[S3Backend]:
+    """The same for transfers at the end, cut as they always are."""
+    yield from _s3(ceph, tmp_path, "staged")
+
+
+@pytest.fixture
 def ceph_transferred(
     ceph: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[S3Backend]:
