@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
+from gevent.lock import BoundedSemaphore
+
 from app.errors import LonghaulError
 from app.ingest.body import Body
 from app.ingest.threads import part_pool, receive_pool
@@ -28,6 +30,10 @@ JOB_SECONDS = 0.25
 
 #: How long a job waits for a fast client's next bytes before it gives the thread back.
 LINGER_MILLISECONDS = 2
+
+#: Greenlets that write to other servers at a time, each with a buffer in its hands:
+#: without a bound a thousand clients of a slow server would hold a thousand.
+WRITES_AT_ONCE = 64
 
 #: How often a waiting greenlet looks at clocks and stop flags.
 TURN_SECONDS = 1.0
@@ -92,7 +98,7 @@ AtEnd = Callable[[int], None]
 
 
 class _Buffers:
-    """Reused buffers: as many as jobs run at once, whatever the number of connections."""
+    """Reused buffers: as many as jobs and writes run at once, however many connections."""
 
     def __init__(self) -> None:
         self._free: list[memoryview] = []
@@ -108,6 +114,7 @@ class _Buffers:
 
 
 _buffers = _Buffers()
+_writes = BoundedSemaphore(WRITES_AT_ONCE)
 
 
 def pump(
@@ -230,16 +237,17 @@ def _drain_then_write(
     body: Body, sink: Sink, hasher: Hasher | None, room: int, guard: Guard
 ) -> _Moved:
     """Like ``_drain`` for sinks that are Python code with sockets: the greenlet writes."""
-    buffer = _buffers.take()
-    try:
-        filled = receive_pool.run(lambda: _fill_and_hash(body, buffer, hasher))
-        reason = guard(0.0) if filled else None
-        if reason is not None:
-            return 0, reason
-        if filled and room:
-            sink.write(buffer[: min(filled, room)])
-    finally:
-        _buffers.give_back(buffer)
+    with _writes:
+        buffer = _buffers.take()
+        try:
+            filled = receive_pool.run(lambda: _fill_and_hash(body, buffer, hasher))
+            reason = guard(0.0) if filled else None
+            if reason is not None:
+                return 0, reason
+            if filled and room:
+                sink.write(buffer[: min(filled, room)])
+        finally:
+            _buffers.give_back(buffer)
     return filled, None
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
+import gevent
+import gevent.event
 import pytest
 from gevent import monkey
+from gevent.lock import BoundedSemaphore
 
 from app.errors import ShuttingDown, StorageFull
+from app.ingest import pump as pump_module
 from app.ingest.body import Body
-from app.ingest.pump import BUFFER_BYTES, Ended, Transfer, pump
+from app.ingest.pump import BUFFER_BYTES, WRITES_AT_ONCE, Ended, Transfer, pump
 
 _thread = monkey.get_original("_thread", "get_ident")
 
@@ -161,3 +165,45 @@ def test_an_error_at_the_end_is_raised(length: int) -> None:
             idle_timeout_seconds=30,
             at_end=full,
         )
+
+
+def test_greenlets_that_write_hold_so_many_buffers_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many clients send to a server that takes nothing at the moment."""
+    held: list[int] = []
+    peak: list[int] = []
+    let_go = gevent.event.Event()
+
+    class Counting(pump_module._Buffers):
+        def take(self) -> memoryview:
+            held.append(1)
+            peak[:] = [max([*peak, len(held)])]
+            return super().take()
+
+        def give_back(self, buffer: memoryview) -> None:
+            held.pop()
+            super().give_back(buffer)
+
+    class Stalled:
+        def write(self, buffer: memoryview) -> None:
+            let_go.wait()
+
+    monkeypatch.setattr(pump_module, "_buffers", Counting())
+    monkeypatch.setattr(pump_module, "_writes", BoundedSemaphore(WRITES_AT_ONCE))
+
+    def send() -> Transfer:
+        return pump(
+            PiecewiseBody(b"abc", b"def"),
+            Stalled(),
+            limit_bytes=6,
+            idle_timeout_seconds=60,
+            native_writes=False,
+        )
+
+    senders = [gevent.spawn(send) for _ in range(2 * WRITES_AT_ONCE)]
+    gevent.sleep(0)  # each has run until it first waits
+    assert len(held) == WRITES_AT_ONCE
+    let_go.set()
+    assert {sender.get() for sender in senders} == {Transfer(6, Ended.WHOLE)}
+    assert (len(held), peak) == (0, [WRITES_AT_ONCE])
