@@ -83,7 +83,7 @@ class ChunkService:
 
         Raises StorageFault where the file is there and could not be finalized.
         """
-        self._uploads.creator.require_allowed(chunk.wish.length, chunk.wish.max_bytes)
+        self._require_allowed(chunk.wish)
         found = self._ledger.chunks.look(
             chunk.alias, chunk.index, self._clock.now_ms(), self._policy.grace_ms
         )
@@ -105,7 +105,7 @@ class ChunkService:
         replace it while the upload is open, and are refused afterwards. A refused
         chunk of a file that has no other leaves no upload behind.
         """
-        self._uploads.creator.require_allowed(chunk.wish.length, chunk.wish.max_bytes)
+        self._require_allowed(chunk.wish)
         claim = self._transfers.claimed(chunk.index, lambda: self._claim(chunk, body))
         if claim.lease is None:
             try:
@@ -142,6 +142,9 @@ class ChunkService:
         ended = self._ledger.sweeping.abandon(upload, self._clock.now_ms())
         if ended is not None:
             self._uploads.clear_away(ended)
+
+    def _require_allowed(self, wish: Wish) -> None:
+        self._uploads.creator.require_allowed(wish.length, wish.max_bytes, wish.geometry)
 
     def _claim(self, chunk: Chunk, body: Body) -> PartClaim:
         """Claim a chunk of its file's upload, which is created if there is none."""

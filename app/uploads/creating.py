@@ -100,13 +100,8 @@ class Creator:
         name = parse_client_name(wish.filename).below(wish.directory)
         if wish.webhook_url is not None:
             parse_target(wish.webhook_url, allow_private=self._policy.allow_private_targets)
-        self.require_allowed(wish.length, wish.max_bytes)
         geometry = wish.geometry
-        if geometry is not None and geometry.part_count > MAX_PARTS:
-            raise UploadTooLarge(
-                f"{geometry.part_count} parts are over the limit of {MAX_PARTS}; "
-                "files of this size need larger parts (CHUNK_SIZE_MB for the native API)"
-            )
+        self.require_allowed(wish.length, wish.max_bytes, geometry)
         upload_id = str(uuid.uuid4())
         now_ms = self._clock.now_ms()
         part_size = None if geometry is None else geometry.part_size
@@ -134,11 +129,18 @@ class Creator:
             expires_at_ms=now_ms + self._policy.ttl_ms,
         )
 
-    def require_allowed(self, length: int | None, max_bytes: int | None) -> None:
-        """Raise UploadTooLarge if ``length`` is over the server's or the principal's limit."""
+    def require_allowed(
+        self, length: int | None, max_bytes: int | None, geometry: Geometry | None = None
+    ) -> None:
+        """Raise UploadTooLarge over the server's or the principal's limit, or that of parts."""
         limit = self.limit_bytes(max_bytes)
         if length is not None and limit is not None and length > limit:
             raise UploadTooLarge(f"{length} bytes are over the limit of {limit} bytes")
+        if geometry is not None and geometry.part_count > MAX_PARTS:
+            raise UploadTooLarge(
+                f"{geometry.part_count} parts are over the limit of {MAX_PARTS}; "
+                "files of this size need larger parts (CHUNK_SIZE_MB for the native API)"
+            )
 
     def limit_bytes(self, max_bytes: int | None) -> int | None:
         """Return the smaller of the server's and the principal's limit, None without any."""

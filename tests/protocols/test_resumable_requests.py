@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -459,6 +460,37 @@ def test_whatever_comes_is_answered_in_the_clients_terms(
         options = {"data": body, "headers": {"Content-Type": kind}} if method == "POST" else {}
         response = client.request(method, params=fields, **options)
         assert response.status_code in (200, 204, 400, 415), response.text
+
+
+@examples
+@given(st.data())
+def test_a_form_that_was_damaged_is_refused_or_means_what_it_says(
+    resumable: Resumable, data: st.DataObject
+) -> None:
+    """Bytes changed, left out or doubled anywhere but in the chunk itself: never other bytes."""
+    file = File(b"\r\n--b\r\n".ljust(60) * 1200, identifier=str(uuid.uuid4()))
+    fields = data.draw(st.permutations([*file.fields(1).items()]))
+    at = data.draw(st.integers(0, len(fields)), label="place of the file")
+    parts = [_part(f'name="{name}"', value.encode()) for name, value in fields]
+    parts.insert(at, _part('name="file"; filename="blob"', file.content))
+    whole = bytearray(b"".join(parts) + b"--b--\r\n")
+    inside = whole.index(file.content)
+    outside = [*range(inside), *range(inside + len(file.content), len(whole))]
+    for place in sorted(data.draw(st.sets(st.sampled_from(outside), max_size=3)), reverse=True):
+        new = data.draw(st.sampled_from([b"", b"\0", b"\xff", b"\n", b"--", b"b", b"0"]))
+        whole[place : place + 1] = new
+    response = resumable.request(
+        "POST", data=bytes(whole), headers={"Content-Type": "multipart/form-data; boundary=b"}
+    )
+    assert response.status_code in (200, 400, 415), response.text
+    if response.status_code == 200 and response.json()["complete"]:
+        stored = Path(response.json()["final_path"]).read_bytes()
+        assert stored == file.content
+
+
+def _part(disposition: str, value: bytes) -> bytes:
+    head = f"--b\r\nContent-Disposition: form-data; {disposition}\r\n\r\n"
+    return head.encode() + value + b"\r\n"
 
 
 # Requests that may succeed later

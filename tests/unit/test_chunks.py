@@ -370,6 +370,20 @@ def test_a_file_over_a_limit_is_refused_before_anything_is_made(
     assert database.rows(uploads) == []
 
 
+@pytest.mark.parametrize("length", [200_000, 2**63 - 1])
+def test_a_file_of_too_many_chunks_is_refused_before_the_ledger_is_asked(
+    desk: Desk, database: Database, length: int
+) -> None:
+    """PostgreSQL would not even look for the last one's word: it is no INTEGER."""
+    cut = Geometry(length, 1, length)
+    chunk = replace(desk.chunk(0), index=length - 1, wish=Wish("a", length, geometry=cut))
+    with pytest.raises(UploadTooLarge):
+        desk.service.find(chunk)
+    with pytest.raises(UploadTooLarge):
+        desk.service.put(chunk, PieceBody([b"x"]))
+    assert database.rows(uploads) == []
+
+
 def test_a_second_writer_is_told_to_come_back(desk: Desk, rig: Rig) -> None:
     """And finds the chunk stored, if the first one is done by then."""
     desk.put(1)
