@@ -35,6 +35,10 @@ log = structlog.get_logger(__name__)
 #: What the driver raises when the database is locked, full, gone or out of connections.
 _PASSING = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
+#: SQLSTATEs of trouble of PostgreSQL's that SQLite has as an OperationalError: tables or
+#: columns are not there (yet), this is a standby, a privilege has been taken away.
+_PASSING_STATES = {"42P01", "42703", "25006", "42501"}
+
 #: Threads that read while the one that writes is busy; WAL lets them.
 READER_THREADS = 2
 
@@ -100,7 +104,7 @@ class _Outcome(Generic[T]):
         """Return the result or raise the error, the driver's passing ones as LedgerBusy."""
         if self.error is None:
             return cast(T, self.result)
-        if isinstance(self.error, _PASSING):
+        if _passes(self.error):
             if _may_log():  # else whoever answers the request tells the cause
                 log.warning("ledger.unavailable", error=str(self.error.__cause__ or self.error))
             raise LedgerBusy from self.error
@@ -209,9 +213,9 @@ class GroupedTransactions:
                 try:
                     with connection.begin_nested():
                         ticket.outcome.result = ticket.work(connection)
-                except _PASSING:
-                    raise  # locked, full, broken: nothing of this group is committed
-                except BaseException as error:  # noqa: BLE001 - raised by its own writer
+                except BaseException as error:
+                    if _passes(error):
+                        raise  # locked, full, broken: nothing of this group is committed
                     ticket.outcome.error = error
 
     def _disconnect(self) -> None:
@@ -225,6 +229,13 @@ def _read(engine: Engine, work: Work[T]) -> T:
     with engine.connect().execution_options(longhaul_begin="BEGIN") as connection:
         with connection.begin():
             return work(connection)
+
+
+def _passes(error: BaseException) -> bool:
+    if isinstance(error, exc.DBAPIError):
+        state = getattr(error.orig, "sqlstate", None)
+        return isinstance(error, _PASSING) or state in _PASSING_STATES
+    return isinstance(error, _PASSING)
 
 
 def _may_log() -> bool:

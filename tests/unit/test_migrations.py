@@ -43,6 +43,15 @@ def test_a_fresh_database_gets_all_tables_and_an_id(empty_database: Database) ->
     assert str(uuid.UUID(ledger.instance_id())) == ledger.instance_id()
 
 
+def test_a_database_without_tables_is_trouble_that_passes(empty_database: Database) -> None:
+    """Drivers call it by different names; a server that waits for its tables answers 503."""
+    ledger = empty_database.ledger()
+    with pytest.raises(LedgerBusy):
+        ledger.uploads.get("any")
+    with pytest.raises(LedgerBusy):
+        ledger.uploads.cancel("any", 1)
+
+
 def test_the_directory_of_the_database_is_made(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/new/folder/ledger.db", tmp_path / "run")
     migrate(server_engine(database))
