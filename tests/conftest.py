@@ -17,6 +17,8 @@ from tests.harness import localstack as localstack_server
 from tests.harness.browser import chromium
 from tests.harness.missing import lacking
 from tests.harness.native import Native
+from tests.harness.places import PLACES
+from tests.harness.postgres import Postgres, new_postgres
 from tests.harness.s3 import S3Server
 from tests.harness.samba import Samba, new_samba
 from tests.harness.server import Server
@@ -37,6 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=_size,
         default="512M",
         help="size of the file of tests/live/test_large_file.py: bytes, or with K, M or G",
+    )
+    parser.addoption(
+        "--place",
+        action="append",
+        choices=PLACES,
+        help="run tests/protocols in this place only; may be given several times",
     )
 
 
@@ -81,6 +89,15 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for all tests that are kind to it; without one: skip, fail in CI."""
+    server = new_postgres()
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

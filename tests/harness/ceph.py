@@ -15,8 +15,8 @@ import tempfile
 import uuid
 from pathlib import Path
 
+from tests.harness.ports import free_port
 from tests.harness.s3 import ENDING_WITH_US, START_SECONDS, S3Server
-from tests.harness.server import free_port
 
 _PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -52,6 +52,7 @@ osd crush chooseleaf type = 0
 osd client watch timeout = 3
 objecter tick interval = 1
 osd objectstore = bluestore
+osd client watch timeout = 5
 osd memory target = 939524096
 osd max object name len = 2048
 bluestore block size = 21474836480

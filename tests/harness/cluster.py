@@ -13,6 +13,8 @@ import psycopg
 
 from tests.harness.nginx import Nginx
 from tests.harness.server import ROOT, Server
+from tests.harness.stores import Disk
+from tests.harness.tables import Postgresql
 
 #: How requests find their node: one after the other, or as the configuration we ship has it.
 IN_TURN, BY_UPLOAD = "in turn", "by upload"
@@ -112,14 +114,11 @@ class Cluster:
         place = directory / f"node-{number}"
         place.mkdir()
         storage = directory / "storage" if shared else place / "storage"
-        node = Server(
+        return Server(
             place,
-            DATABASE_PATH="",
-            DATABASE_URL=self._database_url,
-            LOCAL_STORAGE_PATH=storage,
+            store=Disk(storage),
+            tables=Postgresql(self._database_url),
             TEMP_STORAGE_PATH=place / "temp",
             WORKERS=1,
             **settings,
         )
-        node.uploads = storage
-        return node

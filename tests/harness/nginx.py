@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tests.harness.missing import lacking
-from tests.harness.server import free_port
+from tests.harness.ports import free_port
 
 START_SECONDS = 30
 STOP_SECONDS = 30

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psycopg
 
-from tests.harness.server import free_port
+from tests.harness.missing import lacking
+from tests.harness.ports import free_port
 
 START_SECONDS = 30
 STOP_SECONDS = 30
@@ -28,12 +29,12 @@ _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 _FAST = ["fsync=off", "full_page_writes=off", "synchronous_commit=off", "max_connections=200"]
 
 
-def find_programs() -> Path | None:
-    """Return the directory of ``initdb`` and ``postgres``, None where there is none."""
-    if found := shutil.which("initdb"):
-        return Path(found).resolve().parent
-    versions = [path for path in _DEBIAN.glob("*/bin") if (path / "initdb").exists()]
-    return max(versions, key=lambda path: float(path.parent.name), default=None)
+def new_postgres() -> Postgres:
+    """Return a server that is not started yet; skip where it is not installed, fail in CI."""
+    programs = _find_programs()
+    if programs is None:
+        lacking("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    return Postgres(programs)
 
 
 class Postgres:
@@ -137,3 +138,11 @@ def _unprivileged_user() -> pwd.struct_passwd:
         return pwd.getpwnam("postgres")
     except KeyError:
         return pwd.getpwnam("nobody")
+
+
+def _find_programs() -> Path | None:
+    """Return the directory of ``initdb`` and ``postgres``, None where there is none."""
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    versions = [path for path in _DEBIAN.glob("*/bin") if (path / "initdb").exists()]
+    return max(versions, key=lambda path: float(path.parent.name), default=None)

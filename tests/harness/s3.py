@@ -15,7 +15,7 @@ from typing import Any
 import requests
 
 from app.storage.s3_client import Clients, S3Place
-from tests.harness.server import free_port
+from tests.harness.ports import free_port
 
 START_SECONDS = 120
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,10 @@ from pathlib import Path
 from typing import Self
 
 import requests
+
+from tests.harness.ports import free_port
+from tests.harness.stores import Disk, StagedFile, Store, StoredFile
+from tests.harness.tables import Sqlite, Tables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,41 +28,51 @@ STOP_SECONDS = 60
 _SUSPICIOUS = ("request.bug", "job.bug", "finalize.bug", "Traceback (most recent call last)")
 
 
-def free_port() -> int:
-    """Return a port of the loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Server:
-    """A server that can be started, stopped, killed and started again on its data."""
+    """A server that can be started, stopped, killed and started again on its data.
 
-    def __init__(self, directory: Path, **settings: object) -> None:
+    That is on the disk and in SQLite, in its directory, unless it is told otherwise.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        store: Store | None = None,
+        tables: Tables | None = None,
+        **settings: object,
+    ) -> None:
         self.directory = directory
         self.port = free_port()
-        self.uploads = directory / "uploads"
         self.database = directory / "uploads.db"
+        self.store = store or Disk(directory / "uploads")
+        self.tables = tables or Sqlite(self.database)
         self.log_path = directory / "server.log"
         self.expect_bugs = False
         self._process: subprocess.Popen[bytes] | None = None
-        self.settings = {
+        usual = {
             "API_KEY": API_KEY,
             "JWT_SECRET": JWT_SECRET,
             "BIND_ADDR": f"127.0.0.1:{self.port}",
-            "LOCAL_STORAGE_PATH": str(self.uploads),
-            "DATABASE_PATH": str(self.database),
             "CHUNK_SIZE_MB": "1",
             "WORKERS": "2",
             "LOG_FORMAT": "json",
             "MIN_FREE_DISK_BYTES": "0",
             "ALLOW_PRIVATE_TARGETS": "true",
-        } | {name.upper(): str(value) for name, value in settings.items()}
+        }
+        told = self.store.settings | self.tables.settings | settings
+        self.settings = usual | {name.upper(): str(value) for name, value in told.items()}
 
     @property
     def url(self) -> str:
         """The server's base URL, without a slash at its end."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def uploads(self) -> Path:
+        """The folder of the files, where they are on a disk that is at hand."""
+        assert isinstance(self.store, Disk)
+        return self.store.root
 
     @property
     def environment(self) -> dict[str, str]:
@@ -148,9 +161,13 @@ class Server:
         """Return what the server has logged so far."""
         return self.log_path.read_text(errors="replace").splitlines()
 
-    def staged_files(self) -> list[Path]:
-        """Return the files of unfinished uploads."""
-        return sorted(self.uploads.glob(".staging/*/*.partial"))
+    def file(self, location: str) -> StoredFile:
+        """Return the file that an answer says is at a location (``final_path``)."""
+        return self.store.file(location)
+
+    def staged_files(self) -> list[StagedFile]:
+        """Return what there is of unfinished uploads."""
+        return self.store.staged()
 
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "the server does not run"

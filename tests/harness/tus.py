@@ -10,13 +10,13 @@ import termios
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
 
 from tests.harness.native import TIMEOUT_SECONDS, cut
 from tests.harness.server import API_KEY, Server
+from tests.harness.stores import StoredFile
 from tests.harness.wire import wait_until
 
 CONTENT_TYPE = "application/offset+octet-stream"
@@ -193,11 +193,6 @@ def wait_until_arrived(sock: socket.socket) -> None:
     wait_until(has_arrived, "all bytes have arrived")
 
 
-def finished_file(server: Server, upload: TusUpload) -> Path | None:
-    """Return where an upload's file is, None while it is not there."""
-    found = [
-        path
-        for path in server.uploads.rglob(f"{upload.id}_*")
-        if ".staging" not in path.parts and path.is_file()
-    ]
-    return found[0] if found else None
+def finished_file(server: Server, upload: TusUpload) -> StoredFile | None:
+    """Return an upload's file, None while it is not there."""
+    return next((file for file in server.store.files() if file.name.startswith(upload.id)), None)

@@ -62,12 +62,7 @@ def single(start_server: StartServer) -> Tus:
 def pair(tmp_path: Path) -> Iterator[tuple[Tus, Tus]]:
     """Clients of two servers with one worker each, on one ledger and one storage."""
     first = Server(tmp_path / "first", WORKERS=1)
-    second = Server(
-        tmp_path / "second",
-        WORKERS=1,
-        LOCAL_STORAGE_PATH=first.uploads,
-        DATABASE_PATH=first.database,
-    )
+    second = Server(tmp_path / "second", store=first.store, tables=first.tables, WORKERS=1)
     with contextlib.ExitStack() as servers:
         for server in (first, second):
             server.directory.mkdir()

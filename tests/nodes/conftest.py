@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness.cluster import Cluster
-from tests.harness.missing import lacking
 from tests.harness.nginx import require_nginx
-from tests.harness.postgres import Postgres, find_programs
+from tests.harness.postgres import Postgres, new_postgres
 
 StartCluster = Callable[..., Cluster]
 
@@ -18,10 +17,7 @@ StartCluster = Callable[..., Cluster]
 @pytest.fixture(scope="session")
 def restartable_postgres() -> Iterator[Postgres]:
     """A PostgreSQL server that tests here may restart; skip where there is none, fail in CI."""
-    programs = find_programs()
-    if programs is None:
-        lacking("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    server = Postgres(programs)
+    server = new_postgres()
     server.start()
     yield server
     server.stop()

@@ -131,10 +131,11 @@ def test_the_documents_script_uploads_a_file(
     server: Server, large_file: Path, kind: type[NewestScript | OldScript], folder: str | None
 ) -> None:
     client = kind(server, part_bytes=MIB)
-    final_path = Path(client.upload(large_file, folder))
-    assert final_path.read_bytes() == large_file.read_bytes()
-    assert final_path.parent == server.uploads / (folder or "files")
-    assert final_path.name.endswith("_large-file.zip")
+    final_path = client.upload(large_file, folder)
+    assert server.file(final_path).read_bytes() == large_file.read_bytes()
+    directory, _, name = server.store.key(final_path).rpartition("/")
+    assert directory == (folder or "files")
+    assert name.endswith("_large-file.zip")
     assert client.told[:4] == ["1/4", "2/4", "3/4", "4/4"]
 
 
@@ -144,7 +145,7 @@ def test_the_documents_script_uploads_an_empty_file(
 ) -> None:
     path = tmp_path / "empty.txt"
     path.touch()
-    assert Path(kind(server, part_bytes=MIB).upload(path)).read_bytes() == b""
+    assert server.file(kind(server, part_bytes=MIB).upload(path)).read_bytes() == b""
 
 
 def test_the_script_works_with_the_part_size_it_hard_codes(
@@ -152,8 +153,9 @@ def test_the_script_works_with_the_part_size_it_hard_codes(
 ) -> None:
     path = tmp_path / "large-file.zip"
     path.write_bytes(content(50 * MIB + 1))
-    client = NewestScript(start_server(CHUNK_SIZE_MB=50), part_bytes=50 * 1024 * 1024)
-    assert Path(client.upload(path)).read_bytes() == path.read_bytes()
+    server = start_server(CHUNK_SIZE_MB=50)
+    client = NewestScript(server, part_bytes=50 * 1024 * 1024)
+    assert server.file(client.upload(path)).read_bytes() == path.read_bytes()
     assert client.told[:2] == ["1/2", "2/2"]
 
 
@@ -167,7 +169,7 @@ def test_the_newest_script_follows_202_until_the_file_is_there(
             assert not outcome.done()
             time.sleep(POLL_SECONDS)  # between two looks; the client itself gives up in time
         jobless.flask("uploads", "finalize", _newest_upload(jobless))
-        assert Path(outcome.result()).read_bytes() == large_file.read_bytes()
+        assert jobless.file(outcome.result()).read_bytes() == large_file.read_bytes()
 
 
 def _newest_upload(server: Server) -> str:
@@ -196,7 +198,7 @@ def test_an_old_client_resumes_with_the_tokens_of_its_init(
     assert client.resume(announced["file_id"], large_file, tokens) == 100
     url = f"{server.url}/upload/{announced['file_id']}/complete"
     answer = requests.post(url, headers=KEY, timeout=30).json()
-    assert Path(answer["final_path"]).read_bytes() == data
+    assert server.file(answer["final_path"]).read_bytes() == data
 
 
 # The TypeScript SDK, by what it sends and reads (wire contract, "What real clients do")
@@ -252,8 +254,11 @@ def test_the_sdk_uploads_in_parallel_and_reads_the_path_of_complete(
         stored = list(lanes.map(lambda part: sdk.put(announced, part, data), announced["parts"]))
     assert all(stored)
     answer = sdk.complete(announced["file_id"])
-    assert (answer["status"], answer["storage_backend"]) == ("complete", "local")
-    assert Path(answer["final_path"]).read_bytes() == data
+    assert (answer["status"], answer["storage_backend"]) == (
+        "complete",
+        server.store.backend,
+    )
+    assert server.file(answer["final_path"]).read_bytes() == data
 
 
 def test_the_sdk_never_takes_a_part_of_another_file_for_stored(
@@ -265,7 +270,7 @@ def test_the_sdk_never_takes_a_part_of_another_file_for_stored(
     assert sdk.put(announced, part, data)
     assert sdk.put(announced, part, data)  # sent again after a lost answer
     assert not sdk.put(announced, part, content(MIB))
-    assert Path(sdk.complete(announced["file_id"])["final_path"]).read_bytes() == data
+    assert server.file(sdk.complete(announced["file_id"])["final_path"]).read_bytes() == data
 
 
 def test_the_sdk_cancels_an_upload_twice_without_an_error(server: Server) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
-from pathlib import Path
 
 import pytest
 import requests
 from werkzeug.http import parse_options_header
 
 from tests.harness.native import MIB, Native
+from tests.harness.places import Place
 from tests.harness.server import Server
 from tests.harness.wire import assert_problem, change, wait_until
+
+pytestmark = pytest.mark.any_part_size
 
 LENGTH = MIB + 12_345
 
@@ -195,9 +197,9 @@ def test_an_unknown_id_is_not_found(native: Native, path: str) -> None:
     assert_problem(response.status_code, response.content, 404, "upload_not_found")
 
 
-def test_an_unfinished_upload_in_parts_says_how_far_it_is(native: Native) -> None:
-    upload = native.init(size=3 * MIB)
-    native.put(upload, 1, random.randbytes(MIB))
+def test_an_unfinished_upload_in_parts_says_how_far_it_is(native: Native, part_bytes: int) -> None:
+    upload = native.init(size=3 * part_bytes)
+    native.put(upload, 1, random.randbytes(part_bytes))
     response = native.request("GET", f"/download/{upload.id}")
     message = assert_problem(response.status_code, response.content, 409, "upload_unfinished")
     assert message.startswith("Upload is open: 1 of 3 parts have arrived;")
@@ -324,9 +326,9 @@ def test_a_key_without_the_scope_reads_nothing(server: Server, file: Finished) -
 
 
 @pytest.fixture(scope="module")
-def open_to_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def open_to_all(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that lets everybody upload by tus."""
-    server = Server(tmp_path_factory.mktemp("open"), ANONYMOUS_PROTOCOLS="tus")
+    server = place.server(tmp_path_factory.mktemp("open"), ANONYMOUS_PROTOCOLS="tus")
     server.start()
     yield server
     server.close()
@@ -351,15 +353,7 @@ def test_without_credentials_open_protocols_give_what_nobody_owns(
     assert (response.content == b"for all") == (status == 200)
 
 
-def test_downloads_can_be_turned_off(tmp_path: Path) -> None:
-    server = Server(tmp_path, DOWNLOADS="off")
-    server.start()
-    try:
-        native = Native(server)
-        upload = native.init(size=1)
-        native.put_all(upload, b"x")
-        native.complete(upload)
-        response = native.request("GET", f"/download/{upload.id}")
-        assert_problem(response.status_code, response.content, 404, "not_found")
-    finally:
-        server.close()
+def test_downloads_can_be_turned_off(start_server: Callable[..., Server]) -> None:
+    file = finish(Native(start_server(DOWNLOADS="off", WORKERS=1)), b"x")
+    response = file.ask()
+    assert_problem(response.status_code, response.content, 404, "not_found")

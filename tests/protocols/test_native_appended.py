@@ -8,6 +8,8 @@ from tests.harness.native import Native
 from tests.harness.tus import Tus
 from tests.protocols.test_native_part import token_for
 
+pytestmark = pytest.mark.once(why="the ledger alone is asked")
+
 
 @pytest.mark.parametrize("length", [11, None])
 @pytest.mark.parametrize(

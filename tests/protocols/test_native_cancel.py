@@ -8,18 +8,24 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from tests.harness.native import KIB, MIB, Native, Upload, read_response
+import pytest
+
+from tests.harness.native import KIB, Native, Upload, read_response
 from tests.harness.server import Server
 from tests.harness.wire import assert_problem, events, rows, wait_for_bytes, wait_until
+
+pytestmark = pytest.mark.any_part_size
 
 
 def staged(server: Server, upload: Upload) -> list[Path]:
     return [path for path in server.staged_files() if upload.id in path.name]
 
 
-def test_cancel_answers_and_removes_what_was_staged(server: Server, native: Native) -> None:
-    upload = native.init(size=2 * MIB)
-    native.put(upload, 0, bytes(MIB))
+def test_cancel_answers_and_removes_what_was_staged(
+    server: Server, native: Native, part_bytes: int
+) -> None:
+    upload = native.init(size=2 * part_bytes)
+    native.put(upload, 0, bytes(part_bytes))
     response = native.cancel_raw(upload)
     assert response.status_code == 200
     answer = response.json()
@@ -66,7 +72,9 @@ def test_a_finalizing_upload_cannot_be_cancelled(waiting: Native) -> None:
     assert_problem(response.status_code, response.content, 409, "upload_not_open")
     assert waiting.status(upload)["phase"] == "finalizing"
     waiting.server.flask("uploads", "finalize", upload.id)
-    assert Path(waiting.complete(upload)["final_path"]).read_bytes() == b"bytes"  # nothing is lost
+    assert (
+        waiting.server.file(waiting.complete(upload)["final_path"]).read_bytes() == b"bytes"
+    )  # nothing is lost
 
 
 def test_cancelling_a_complete_upload_deletes_its_file_too(server: Server, native: Native) -> None:
@@ -74,7 +82,7 @@ def test_cancelling_a_complete_upload_deletes_its_file_too(server: Server, nativ
     native.put_all(upload, b"bytes")
     other = native.init("videos/movie.mp4", size=5)
     native.put_all(other, b"other")
-    path, kept = (Path(native.complete(one)["final_path"]) for one in (upload, other))
+    path, kept = (native.server.file(native.complete(one)["final_path"]) for one in (upload, other))
     response = native.cancel_raw(upload)
     assert (response.status_code, response.json()["status"]) == (200, "cancelled")
     assert not path.exists()
@@ -101,14 +109,14 @@ def test_cancel_at_the_same_time_wins_once(server: Server, native: Native) -> No
 
 
 def test_a_part_in_flight_does_not_bring_a_cancelled_upload_back(
-    server: Server, native: Native, content: Callable[[int], bytes]
+    server: Server, native: Native, content: Callable[[int], bytes], part_bytes: int
 ) -> None:
-    upload, data = native.init(size=MIB), content(MIB)
+    upload, data = native.init(size=part_bytes), content(part_bytes)
     with native.open_part(upload, 0) as sock:
-        sock.sendall(data[: MIB - KIB])
+        sock.sendall(data[: part_bytes - KIB])
         wait_for_bytes(server, upload, 0, data[:KIB])
         native.cancel_raw(upload)
-        sock.sendall(data[MIB - KIB :])
+        sock.sendall(data[part_bytes - KIB :])
         assert read_response(sock)[0] == 404
     response = native.put_raw(upload, 0, data)
     assert_problem(response.status_code, response.content, 404, "upload_not_found")

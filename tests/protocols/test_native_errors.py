@@ -20,6 +20,8 @@ from tests.harness.wire import (
     nothing_stored,
 )
 
+pytestmark = pytest.mark.once(why="HTTP is looked at before storage and database are")
+
 #: An id that no upload has.
 NOBODY = "00000000-0000-4000-8000-000000000000"
 

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.harness.native import MIB, Native, Upload
+from tests.harness.native import Native, Upload
 from tests.harness.server import Server
 from tests.harness.wire import assert_problem, change, examples, wait_until
+
+pytestmark = pytest.mark.any_part_size
 
 #: An id that no upload has.
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -69,8 +71,13 @@ def failed_upload(native: Native) -> Upload:
 # In every state
 
 
-def test_the_status_of_an_open_upload(native: Native, content: Callable[[int], bytes]) -> None:
-    upload, data = native.init("videos/2024/movie.mp4", size=2 * MIB + 1), content(MIB)
+def test_the_status_of_an_open_upload(
+    native: Native, content: Callable[[int], bytes], part_bytes: int
+) -> None:
+    upload, data = (
+        native.init("videos/2024/movie.mp4", size=2 * part_bytes + 1),
+        content(part_bytes),
+    )
     native.put(upload, 1, data)
     status = native.status(upload)
     assert set(status) == FIELDS
@@ -82,9 +89,9 @@ def test_the_status_of_an_open_upload(native: Native, content: Callable[[int], b
         "final_path": None,
     }
     assert (status["file_id"], status["filename"]) == (upload.id, "movie.mp4")
-    assert (status["total_size"], status["chunk_size"]) == (2 * MIB + 1, MIB)
+    assert (status["total_size"], status["chunk_size"]) == (2 * part_bytes + 1, part_bytes)
     assert (status["total_parts"], status["uploaded_parts"]) == (3, 1)
-    assert status["storage_backend"] == "local"
+    assert status["storage_backend"] == native.server.store.backend
     pending = {"status": "pending", "checksum_sha256": None, "uploaded_at": None}
     uploaded_at = status["parts"][1].pop("uploaded_at")
     assert status["parts"] == [
@@ -105,11 +112,11 @@ def test_the_status_of_an_open_upload(native: Native, content: Callable[[int], b
     [(3, 1, 33.33), (3, 2, 66.67), (7, 1, 14.29), (2, 2, 100), (1, 0, 0)],
 )
 def test_progress_is_parts_of_all_parts_with_two_decimals(
-    native: Native, parts: int, sent: int, percent: float
+    native: Native, parts: int, sent: int, percent: float, part_bytes: int
 ) -> None:
-    upload = native.init(size=parts * MIB)
+    upload = native.init(size=parts * part_bytes)
     for part in range(sent):
-        native.put(upload, part, bytes(MIB))
+        native.put(upload, part, bytes(part_bytes))
     status = native.status(upload)
     assert status["upload_progress_percent"] == status["progress_percent"] == percent
 
@@ -157,7 +164,7 @@ def test_the_status_of_a_complete_upload(native: Native) -> None:
         "phase": "complete",
         "finalizing_progress_percent": 100,
         "finalization_error": None,
-        "final_path": f"{native.server.uploads}/videos/{upload.id}_movie.mp4",
+        "final_path": native.server.store.location(f"videos/{upload.id}_movie.mp4"),
     }
     assert status["final_path"] == answer["final_path"]
     assert status["uploaded_parts"] == status["total_parts"] == 1

@@ -17,6 +17,8 @@ from tests.harness.native import MIB, Native, Upload
 from tests.harness.server import JWT_SECRET, Server
 from tests.harness.wire import assert_problem, examples, exchange, head, nothing_stored
 
+pytestmark = pytest.mark.once(why="tokens are signed, not stored")
+
 
 def claims_of(token: str) -> dict[str, Any]:
     claims: dict[str, Any] = jwt.decode(token, JWT_SECRET, algorithms=["HS256"])

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 
 import jwt
+import pytest
 import requests
 
 from tests.harness.server import API_KEY, JWT_SECRET, Server
+
+pytestmark = pytest.mark.once(why="session tokens are signed, not stored")
 
 
 def created(server: Server, *arguments: str) -> str:

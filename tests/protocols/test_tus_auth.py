@@ -12,6 +12,8 @@ from tests.harness.server import API_KEY, JWT_SECRET, Server
 from tests.harness.tus import CONTENT_TYPE, Tus, TusUpload, metadata
 from tests.harness.wire import nothing_stored, rows
 
+pytestmark = pytest.mark.not_in("s3-staged", why="who may what is in the database alone")
+
 
 def session(server: Server, **claims: Any) -> str:
     """Return a session token as an application mints it."""

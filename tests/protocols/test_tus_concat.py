@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 import requests
@@ -30,7 +29,7 @@ def final(tus: Tus, *partials: TusUpload, **headers: object) -> TusUpload:
 
 
 def stored(server: Server, upload: TusUpload) -> bytes:
-    path: Path = wait_until(lambda: finished_file(server, upload), "the file is stored")
+    path = wait_until(lambda: finished_file(server, upload), "the file is stored")
     return path.read_bytes()
 
 
@@ -136,7 +135,7 @@ def test_nothing_of_partials_s_metadata_is_inherited(server: Server, tus: Tus) -
     assert tus.head(named).headers["Upload-Metadata"] == metadata(filename="videos/whole.mp4")
     wait_complete(server, named)
     path = finished_file(server, named)
-    assert path == server.uploads / "videos" / f"{named.id}_whole.mp4"
+    assert path == server.file(server.store.location(f"videos/{named.id}_whole.mp4"))
 
 
 def test_a_final_upload_of_nothing_is_an_empty_file(server: Server, tus: Tus) -> None:

@@ -8,6 +8,8 @@ from tests.harness.server import Server
 from tests.harness.tus import Tus
 from tests.protocols.conftest import LIMIT_BYTES
 
+pytestmark = pytest.mark.once(why="OPTIONS asks neither storage nor database")
+
 EXTENSIONS = {
     "creation",
     "creation-with-upload",

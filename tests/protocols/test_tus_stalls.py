@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.harness.native import read_response
 from tests.harness.server import Server
 from tests.harness.tus import Tus
+
+pytestmark = pytest.mark.once(why="bodies stall in the network")
 
 
 def test_a_stalled_body_ends_the_connection_and_what_arrived_counts(limited: Server) -> None:

@@ -11,8 +11,11 @@ import requests
 
 from app.domain.sessions import Session, mint_session, session_token
 from app.protocols.upload_page import PAGE
+from tests.harness.places import Place
 from tests.harness.server import API_KEY, JWT_SECRET, Server
 from tests.harness.wire import assert_problem
+
+pytestmark = pytest.mark.once(why="pages come from the disk, whatever keeps uploads")
 
 FILES = sorted(path.name for path in PAGE.iterdir())
 
@@ -36,9 +39,9 @@ def settings_of(server: Server, session: str = "") -> requests.Response:
 
 
 @pytest.fixture(scope="module")
-def open_to_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def open_to_all(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on which anybody may upload, up to 1 MiB."""
-    server = Server(
+    server = place.server(
         tmp_path_factory.mktemp("open"),
         ANONYMOUS_PROTOCOLS="resumable",
         MAX_UPLOAD_BYTES="1M",

@@ -14,7 +14,7 @@ from app.errors import StorageFault, StorageFull, StorageUnavailable
 from app.storage.s3 import S3Storage
 from app.storage.s3_client import PROBE_SECONDS
 from app.storage.s3_errors import contract_error
-from tests.harness.server import free_port
+from tests.harness.ports import free_port
 
 #: More than the probe's patience, on a machine that is several times slower.
 SOON_SECONDS = 6 * PROBE_SECONDS

@@ -6,7 +6,6 @@ Tests that take ``database`` run on SQLite and on PostgreSQL, those that take
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from app.storage.memory import MemoryStorage
 from tests.harness.clock import FakeClock
 from tests.harness.databases import Database
 from tests.harness.peer import Nursery, Peer
-from tests.harness.postgres import Postgres, find_programs
+from tests.harness.postgres import Postgres
 from tests.harness.rig import Rig
 
 BACKENDS = ["sqlite", "postgresql"]
@@ -38,21 +37,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _parameters(item: pytest.Item) -> dict[str, object]:
     call = getattr(item, "callspec", None)
     return {} if call is None else {name: str(value) for name, value in call.params.items()}
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server; where it is not installed: skip here, fail in CI."""
-    programs = find_programs()
-    if programs is None:
-        reason = "PostgreSQL is not installed (Debian: apt-get install postgresql)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    server = Postgres(programs)
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="session")

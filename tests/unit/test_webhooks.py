@@ -15,9 +15,9 @@ from app.ledger.records import UploadRecord
 from tests.harness.clock import FakeClock
 from tests.harness.databases import Database
 from tests.harness.peer import Peer
+from tests.harness.ports import free_port
 from tests.harness.receiver import receiving
 from tests.harness.rig import Rig
-from tests.harness.server import free_port
 
 StartPeer = Callable[..., Peer]
 
