@@ -484,7 +484,7 @@ def test_a_form_that_was_damaged_is_refused_or_means_what_it_says(
     )
     assert response.status_code in (200, 400, 415), response.text
     if response.status_code == 200 and response.json()["complete"]:
-        stored = Path(response.json()["final_path"]).read_bytes()
+        stored = resumable.server.file(response.json()["final_path"]).read_bytes()
         assert stored == file.content
 
 
