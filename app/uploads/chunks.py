@@ -237,7 +237,7 @@ class ChunkService:
                         upload, body, comparison, span.length, lease=lease, is_writer=False
                     )
                     require_whole(transfer, span.length, body)
-                    return self._confirmed(lease, index)
+                    return self._came_again(lease, index)
                 except OtherBytes:
                     same_bytes, ahead, differs = comparison.same, comparison.other, True
         try:
@@ -248,7 +248,7 @@ class ChunkService:
             upload, index, lease, body, replaced=receipt, same_bytes=same_bytes, ahead=ahead
         )
 
-    def _confirmed(self, lease: Lease, index: int) -> UploadView:
+    def _came_again(self, lease: Lease, index: int) -> UploadView:
         """Record that a chunk of an open upload has come again with the same bytes."""
         upload = self._ledger.chunks.confirm(lease, index, self._clock.now_ms())
         if upload.state is State.FINALIZING:

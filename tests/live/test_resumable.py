@@ -165,6 +165,30 @@ def test_two_versions_of_a_chunk_at_once_leave_one_of_them_and_no_mixture(
         )
 
 
+def test_an_edited_file_sent_again_over_four_connections_is_no_mixture(
+    crowd: Server, content: Content
+) -> None:
+    """As a client sends it that does not test: the gaps of the old one are filled in between."""
+    dice = random.Random(2)
+    clients = [Resumable(crowd) for _ in range(4)]
+    with ThreadPoolExecutor(len(clients)) as pool:
+        for _ in range(10):
+            old = File(content(8 * CHUNK_BYTES))
+            new = File(content(8 * CHUNK_BYTES), identifier=old.identifier)
+            gaps = dice.sample([6, 7, 8], dice.randint(1, 3))
+            for number in set(old.numbers) - set(gaps):
+                clients[0].octet(old, number)
+
+            def send(number: int) -> dict[str, object]:
+                return answer_of(clients[number % 4].octet_raw(new, number))  # noqa: B023
+
+            assert len({answer["id"] for answer in pool.map(send, new.numbers)}) == 1
+            wait_until(lambda: clients[0].test_raw(new, 1).json()["complete"], "the file is there")  # noqa: B023
+            done = clients[0].test_raw(new, 1).json()
+            assert final_bytes(done) == new.content
+            assert events(crowd, done["id"]).count("completed") == 1
+
+
 def test_a_second_writer_waits_for_the_first_and_finds_the_chunk_stored(
     crowd: Server, content: Content
 ) -> None:
