@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from bench import peers
+from bench import backends, peers
 from bench.cells import Bench, measure, refuse_memory_filesystem, wait_until_quiet
 from bench.client import TransferFailed
 from bench.control import ControlRow, measure_control_plane
@@ -64,6 +64,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--scale", type=float, default=1.0, help="bytes a cell, times this (default 1)")
     add("--loads", default="", help="MiB x connections, by comma, as 50x4 (default: each one's)")
     add("--peers", default="", help="only receivers whose name contains one of these, by comma")
+    add("--backends", action="store_true", help="whole files to SMB and S3, and nothing else")
     add("--durability", choices=list(Durability), help="only receivers of this durability")
     add("--patience", type=float, default=0.0, help="wait up to so many seconds for quiet cores")
     add("--dir", type=Path, default=Path("/var/tmp"), help="a directory on the disk to measure")
@@ -192,6 +193,8 @@ def main() -> int:
     disk = refuse_memory_filesystem(options.dir)
     if shutil.disk_usage(options.dir).free < _FREE_BYTES_NEEDED:
         raise ValueError(f"less than 8 GiB free in {options.dir}; give another one by --dir")
+    if options.backends:
+        return measure_whole_files(options, disk)
     run = Run()
     chosen = chosen_peers(options.peers, options.durability, run.left_out)
     cells = cells_of(chosen, options.loads, options.scale)
@@ -222,6 +225,26 @@ def main() -> int:
     }
     keep(options.out, text, document)
     return 1 if run.failures else 0
+
+
+def measure_whole_files(options: argparse.Namespace, disk: str) -> int:
+    """Measure whole files to remote storages, print the table and keep it."""
+    if missing := backends.missing_servers():
+        raise ValueError(missing)
+    with scratch(options.dir) as directory:
+        try:
+            table = backends.measure_backends(
+                directory / "backends", options.rounds, options.patience, say
+            )
+        except backends.ERRORS as error:
+            say(f"FAILED: {error}")
+            return 1
+    facts = "\n".join(f"- {name}: {value}" for name, value in machine().items())
+    text = f"Medians of {options.rounds} rounds, files on {disk}.\n\n{facts}\n\n{table}"
+    print(text)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "backends.md").write_text(text + "\n")
+    return 0
 
 
 def text_of(run: Run, options: argparse.Namespace, facts: dict[str, Any]) -> str:

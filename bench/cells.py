@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.client import Plan, TransferFailed
+from bench.client import TransferFailed
 from bench.loads import Load
 from bench.memory import Reserve
 from bench.peers.base import REPOSITORY, Peer
@@ -111,13 +111,14 @@ def measure(bench: Bench, peer: Peer, load: Load, number: int, thorough: bool) -
         cell_directory(bench.new_directory(), bench.reserve) as place,
         bench.reserve.feeding(),
         peer.serve(place, load, source) as served,
-        _client(served.plan(load, source)) as client,
+        client() as process,
     ):
-        _expect(client, "ready")
+        say(process, served.plan(load, source).to_json())
+        expect(process, "ready")
         reset_peaks(served.pid)
         cpu_before, (busy_before, all_before) = cpu_seconds(served.pid), machine_cpu()
-        _say(client, "")
-        result = json.loads(_expect(client, "{"))
+        say(process, "")
+        result = json.loads(expect(process, "{"))
         cpu_after, (busy_after, all_after) = cpu_seconds(served.pid), machine_cpu()
         if "error" in result:
             raise TransferFailed(result["error"])
@@ -142,7 +143,8 @@ def measure(bench: Bench, peer: Peer, load: Load, number: int, thorough: bool) -
 
 
 @contextmanager
-def _client(plan: Plan) -> Iterator[subprocess.Popen[str]]:
+def client() -> Iterator[subprocess.Popen[str]]:
+    """Run a client, which waits for its plan (``say``); see ``bench.client``."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.client"],
         stdin=subprocess.PIPE,
@@ -152,19 +154,19 @@ def _client(plan: Plan) -> Iterator[subprocess.Popen[str]]:
         start_new_session=True,
     )
     try:
-        _say(process, plan.to_json())
         yield process
     finally:
         stop(process)
 
 
-def _say(process: subprocess.Popen[str], line: str) -> None:
+def say(process: subprocess.Popen[str], line: str) -> None:
+    """Send a line to the client."""
     assert process.stdin is not None
     process.stdin.write(f"{line}\n")
     process.stdin.flush()
 
 
-def _expect(process: subprocess.Popen[str], start: str) -> str:
+def expect(process: subprocess.Popen[str], start: str) -> str:
     """Return the client's next line; raises TransferFailed if it does not begin so."""
     assert process.stdout is not None
     line = process.stdout.readline()

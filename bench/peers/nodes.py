@@ -19,6 +19,7 @@ class Nodes(NativeParts):
     """``count`` nodes of one worker each; what is compared is two with one."""
 
     loads = BRIEF_LOADS
+    on_request = True
     remark = "behind nginx, PostgreSQL; nodes have a worker each"
 
     def __init__(self, durability: Durability, count: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import backends
 from bench.__main__ import Run, arguments, cells_of, chosen_peers, text_of
 from bench.cells import filesystem_type
 from bench.client import Plan, Transfer, parse_response_head, put_head
@@ -271,3 +272,17 @@ def test_neighbouring_bodies_of_the_source_differ(tmp_path: Path) -> None:
     source = Source.create(tmp_path / "source", 4096)
     assert source.sha256([0]) != source.sha256([1])
     assert source.sha256([0, 1]) != source.sha256([1, 0])
+
+
+def test_whole_files_are_compared_with_the_command_they_stand_beside() -> None:
+    found = {way.name: [backends.Copying(2.0)] for way in backends.WAYS}
+    found["Longhaul to S3, direct"] = [
+        backends.Copying(seconds, peak_rss_bytes=peak * MIB)
+        for seconds, peak in ((5.0, 90), (4.0, 80), (3.0, 70))
+    ]
+
+    table = backends.table_of(found)
+
+    assert "4.00 (3.00–5.00)" in table
+    assert "0.50 x boto3 upload_file" in table
+    assert "| 90 " in table

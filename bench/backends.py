@@ -1,0 +1,297 @@
+"""Whole files to a share and to a bucket, from the first request until they are there.
+
+Longhaul's time is that of creating the upload, sending its parts, and finalizing
+it; the others' that of one command that copies the same file: ``smbclient put``,
+and boto3's ``upload_file``, which is what ``aws s3 cp`` does. The servers are
+the tests': Samba, and Ceph's gateway with all of its data in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.cells import Bench, cell_directory, client, expect, say, wait_until_quiet
+from bench.client import Plan, Transfer, TransferFailed, put_head, sync_file
+from bench.loads import GIB, MIB, Durability
+from bench.memory import EXTRA_BYTES, Reserve
+from bench.peers.base import REPOSITORY, CallFailed, WrongContent
+from bench.peers.longhaul import Server, longhaul
+from bench.procs import peak_memory, reset_peaks
+from bench.report import markdown_table
+from bench.source import file_sha256
+from bench.stats import MEGABYTE, Spread
+from tests.harness.ceph import Ceph, missing_program
+from tests.harness.s3 import S3Server
+from tests.harness.samba import Samba, new_samba
+
+FILE_BYTES = 2 * GIB
+PART_BYTES = 50 * MIB
+CONNECTIONS = 4
+_COPY_SECONDS = 300.0
+_KEY = "bench/copied.bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Copying:
+    """What one way to store the file took, once. ``peak_rss_bytes`` None: not looked at."""
+
+    seconds: float
+    peak_rss_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to store the file: ``copy`` does it, in a directory that is emptied afterwards.
+
+    ``beside``: the name of the way it is compared with. ``copy`` takes whether
+    it is to look at every byte that was stored.
+    """
+
+    name: str
+    beside: str | None
+    copy: Callable[[Path, Path, bool], Copying]
+
+
+def missing_servers() -> str | None:
+    """Return what is not installed of what is needed, None if everything is."""
+    for program in ("smbd", "smbclient"):
+        if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") is None:
+            return f"{program} is not installed"
+    program = missing_program()
+    return f"{program} is not installed" if program else None
+
+
+def measure_backends(
+    directory: Path, rounds: int, patience_seconds: float, tell: Callable[[str], None]
+) -> str:
+    """Store the file in every way, once a round; return the table. See ``ERRORS``."""
+    directory.mkdir()
+    source = _new_source(directory / "source")
+    bench = Bench(directory, {}, Reserve(2 * FILE_BYTES + EXTRA_BYTES))  # staged and stored
+    bench.reserve.fill()
+    found: dict[str, list[Copying]] = {way.name: [] for way in WAYS}
+    for number in range(rounds):
+        for way in WAYS[number % len(WAYS) :] + WAYS[: number % len(WAYS)]:
+            wait_until_quiet(patience_seconds)
+            with cell_directory(bench.new_directory(), bench.reserve) as place:
+                with bench.reserve.feeding():
+                    copying = way.copy(place, source, not found[way.name])
+            found[way.name].append(copying)
+            tell(f"round {number + 1}: {way.name}: {copying.seconds:.2f} s")
+    bench.reserve.release()
+    return table_of(found)
+
+
+def table_of(found: Mapping[str, list[Copying]]) -> str:
+    """Return the table of what each way took, by its name."""
+    seconds = {name: Spread.of(copying.seconds for copying in all_) for name, all_ in found.items()}
+    lines = []
+    for way in WAYS:
+        spread = seconds[way.name]
+        ratio = seconds[way.beside].median / spread.median if way.beside else None
+        peaks = [copying.peak_rss_bytes for copying in found[way.name] if copying.peak_rss_bytes]
+        lines.append(
+            [
+                way.name,
+                spread.text(2),
+                f"{FILE_BYTES / spread.median / MEGABYTE:.0f}",
+                "" if ratio is None else f"{ratio:.2f} x {way.beside}",
+                f"{max(peaks) / MIB:.0f}" if peaks else "",
+            ]
+        )
+    return markdown_table(
+        ("2 GiB", "seconds (min–max)", "MB/s", "speed compared", "peak RSS MiB"), lines
+    )
+
+
+def _new_source(path: Path) -> Path:
+    with path.open("wb") as file:
+        for _ in range(FILE_BYTES // MIB):
+            file.write(os.urandom(MIB))
+    return path
+
+
+# --- Longhaul ------------------------------------------------------------------------------
+
+
+def _send(server: Server, source: Path, **told: str) -> Copying:
+    """Upload the file and wait until it is complete. ``told``: what more the server is told."""
+    server.call("GET", "/health")
+    document = {"filename": "bench/file.bin", "total_size": FILE_BYTES, **told}
+    reset_peaks(server.pid)
+    with client() as process:
+        start = time.perf_counter()
+        upload = server.call("POST", "/upload/init", document).value
+        transfers = [_transfer(upload["file_id"], part) for part in upload["parts"]]
+        say(process, Plan(server.port, str(source), CONNECTIONS, transfers).to_json())
+        expect(process, "ready")  # the first parts are there
+        say(process, "")
+        result = json.loads(expect(process, "{"))
+        if "error" in result:
+            raise TransferFailed(result["error"])
+        server.finalize(upload["file_id"])
+        seconds = time.perf_counter() - start
+    return Copying(seconds, peak_memory(server.pid)[0])
+
+
+def _transfer(upload_id: str, part: Mapping[str, Any]) -> Transfer:
+    offset = part["part"] * PART_BYTES
+    length = min(PART_BYTES, FILE_BYTES - offset)
+    told = [("Authorization", f"Bearer {part['token']}")]
+    head = put_head(f"/upload/{upload_id}/part/{part['part']}", length, told)
+    return Transfer(head, offset, length, status=200)
+
+
+def _compare(stored: str, source: Path) -> None:
+    if stored != file_sha256(source):
+        raise WrongContent("other bytes are stored than were sent")
+
+
+# --- SMB -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _samba(place: Path) -> Iterator[Samba]:
+    server = new_samba()
+    try:
+        (place / "share").mkdir()
+        server.add_share("bench", place / "share")
+        yield server.start()
+    finally:
+        server.close()
+
+
+def _to_share(durability: Durability, place: Path, source: Path, thorough: bool) -> Copying:
+    with _samba(place) as samba:
+        env = {name: str(value) for name, value in samba.settings(SMB_SHARE="bench").items()}
+        with longhaul(place, durability, PART_BYTES, more_env=env) as server:
+            copying = _send(server, source)
+        if thorough:
+            (stored,) = (place / "share").rglob("*file.bin")
+            _compare(file_sha256(stored), source)
+    return copying
+
+
+def _by_smbclient(durability: Durability, place: Path, source: Path, thorough: bool) -> Copying:
+    with _samba(place) as samba:
+        target = place / "share" / "copied.bin"
+        start = time.perf_counter()
+        subprocess.run(
+            [
+                *("smbclient", "//127.0.0.1/bench", "-p", str(samba.port)),
+                *("-U", f"{samba.user}%{samba.password}", "-c", f"put {source} {target.name}"),
+            ],
+            check=True,
+            capture_output=True,
+            timeout=_COPY_SECONDS,
+        )
+        if durability is Durability.STRICT:
+            sync_file(str(target))
+        seconds = time.perf_counter() - start
+        if thorough:
+            _compare(file_sha256(target), source)
+    return Copying(seconds)
+
+
+# --- S3 ------------------------------------------------------------------------------------
+
+#: The whole of ``aws s3 cp`` without the start of its interpreter.
+_BOTO3 = """
+import json, sys, time
+from pathlib import Path
+import boto3
+told = json.load(sys.stdin)
+client = boto3.client("s3", **told["client"])
+start = time.perf_counter()
+client.upload_file(told["source"], told["bucket"], told["key"])
+print(time.perf_counter() - start)
+"""
+
+
+@contextmanager
+def _ceph() -> Iterator[Ceph]:
+    server = Ceph()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+def _to_bucket(staged: bool, place: Path, source: Path, thorough: bool) -> Copying:
+    with _ceph() as ceph:
+        bucket = ceph.new_bucket()
+        env = {name: str(value) for name, value in ceph.settings(bucket).items()}
+        # A file whose checksum is to be verified is staged on the disk.
+        told = {"checksum_sha256": file_sha256(source)} if staged else {}
+        with longhaul(place, Durability.STRICT, PART_BYTES, more_env=env) as server:
+            copying = _send(server, source, **told)
+        if thorough:
+            listed = ceph.client().list_objects_v2(Bucket=bucket)["Contents"]
+            (key,) = (item["Key"] for item in listed if item["Key"].endswith("file.bin"))
+            _compare_object(ceph, bucket, key, source)
+    return copying
+
+
+def _by_boto3(place: Path, source: Path, thorough: bool) -> Copying:
+    with _ceph() as ceph:
+        bucket = ceph.new_bucket()
+        told = {
+            "client": {
+                "endpoint_url": ceph.url,
+                "region_name": "us-east-1",
+                "aws_access_key_id": ceph.access_key,
+                "aws_secret_access_key": ceph.secret_key,
+            },
+            "source": str(source),
+            "bucket": bucket,
+            "key": _KEY,
+        }
+        ended = subprocess.run(
+            [sys.executable, "-c", _BOTO3],
+            input=json.dumps(told),
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=_COPY_SECONDS,
+            cwd=REPOSITORY,
+        )
+        if thorough:
+            _compare_object(ceph, bucket, _KEY, source)
+    return Copying(float(ended.stdout))
+
+
+def _compare_object(server: S3Server, bucket: str, key: str, source: Path) -> None:
+    digest = hashlib.sha256()
+    for block in server.client().get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(MIB):
+        digest.update(block)
+    _compare(digest.hexdigest(), source)
+
+
+WAYS = (
+    Way("smbclient put", None, partial(_by_smbclient, Durability.RELAXED)),
+    Way("Longhaul to SMB, relaxed", "smbclient put", partial(_to_share, Durability.RELAXED)),
+    Way("smbclient put + 1 fdatasync", None, partial(_by_smbclient, Durability.STRICT)),
+    Way(
+        "Longhaul to SMB, strict",
+        "smbclient put + 1 fdatasync",
+        partial(_to_share, Durability.STRICT),
+    ),
+    Way("boto3 upload_file", None, _by_boto3),
+    Way("Longhaul to S3, direct", "boto3 upload_file", partial(_to_bucket, False)),
+    Way("Longhaul to S3, staged and verified", "boto3 upload_file", partial(_to_bucket, True)),
+)
+
+ERRORS = (subprocess.SubprocessError, CallFailed, TransferFailed, WrongContent)
