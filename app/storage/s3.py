@@ -86,11 +86,13 @@ class S3Storage(Storage):
         self._larger_last_part = larger_last_part
         self._write_checked_at: float | None = None
         self.root_id = self._bucket.settle_marker()
+        #: Of uploads staged on this node's disk: they are on their way into this bucket.
+        self._disk_root_id = self._local.root_id + self.root_id
 
     @property
     def root_ids(self) -> frozenset[str]:
-        """See Storage: the bucket's, and that of this node's disk."""
-        return frozenset({self.root_id, self._local.root_id})
+        """See Storage: the bucket's, and that of this node's disk before this bucket."""
+        return frozenset({self.root_id, self._disk_root_id})
 
     def root_for(self, arrival: Arrival) -> str:
         """See Storage: the bucket, where the parts can be those of a multipart upload.
@@ -100,7 +102,7 @@ class S3Storage(Storage):
         """
         length, part_size, part_count = arrival.length, arrival.part_size, arrival.part_count
         if arrival.verified or length is None or part_size is None or part_count is None:
-            return self._local.root_id
+            return self._disk_root_id
         last_bytes = length - (part_count - 1) * part_size
         largest = MAX_PART_BYTES if self._larger_last_part or part_count == 1 else part_size
         fits = (
@@ -108,20 +110,23 @@ class S3Storage(Storage):
             and MIN_PART_BYTES <= part_size <= MAX_PART_BYTES
             and 0 < last_bytes <= largest
         )
-        return self.root_id if fits else self._local.root_id
+        return self.root_id if fits else self._disk_root_id
 
     def reaches_final(self, root_id: str) -> bool:
-        """See Storage: every final object is in the bucket, on whatever disk it was staged."""
-        return True
+        """See Storage: final objects are in the bucket, on whatever node's disk they were staged.
+
+        Those of another bucket, or of another storage that this one has replaced, are not.
+        """
+        return root_id.endswith(self.root_id)
 
     def capabilities_of(self, root_id: str) -> Capabilities:
         """See Storage."""
-        return self._local.capabilities if root_id == self._local.root_id else self.capabilities
+        return self._local.capabilities if root_id == self._disk_root_id else self.capabilities
 
     def create(self, staged: StagedObject) -> str:
         """See Storage."""
         if not self._is_direct(staged):
-            return self._local.create(staged)
+            return self._local.create(self._on_disk(staged))
         keys.split_final_key(staged.target_key)
         s3_upload_id = self._multiparts.begin(staged)
         return direct_key(self._multiparts.note_key(staged.upload_id), s3_upload_id)
@@ -131,7 +136,7 @@ class S3Storage(Storage):
     ) -> PartWriter:
         """See Storage. That a multipart upload has vanished the server tells in the end."""
         if not self._is_direct(staged):
-            return self._local.writer(staged, index, offset, length)
+            return self._local.writer(self._on_disk(staged), index, offset, length)
         if length is None:
             raise ValueError("a part of unknown length cannot go straight into the bucket")
         _, s3_upload_id = self._split_key(staged)
@@ -158,14 +163,16 @@ class S3Storage(Storage):
         self, target: StagedObject, sources: Sequence[StagedObject], on_progress: Progress
     ) -> None:
         """See Storage: for staged files, as the disk they are on can do it."""
-        self._local.join(target, sources, on_progress)
+        self._local.join(
+            self._on_disk(target), [self._on_disk(source) for source in sources], on_progress
+        )
 
     def discard(self, staged: StagedObject) -> None:
         """See Storage. A staged file may be on its way into the bucket: that is given up, too."""
         if self._is_direct(staged):
             self._multiparts.discard(staged)
         else:
-            self._local.discard(staged)
+            self._local.discard(self._on_disk(staged))
             self._multiparts.discard(replace(staged, staging_key=None))
 
     def open(self, key: str) -> BinaryIO:
@@ -200,8 +207,11 @@ class S3Storage(Storage):
 
     def orphans(self, older_than_seconds: float) -> Iterator[Orphan]:
         """See Storage: staged files of this node, and multipart uploads with a note."""
-        direct = self._direct_orphans(older_than_seconds)
-        return itertools.chain(self._local.orphans(older_than_seconds), direct)
+        on_disk = (
+            replace(orphan, root_id=self._disk_root_id)
+            for orphan in self._local.orphans(older_than_seconds)
+        )
+        return itertools.chain(on_disk, self._direct_orphans(older_than_seconds))
 
     def location(self, final_key: str) -> str:
         """See Storage."""
@@ -211,6 +221,12 @@ class S3Storage(Storage):
         if staged.root_id not in self.root_ids:
             raise WrongRoot()
         return staged.root_id == self.root_id
+
+    def _on_disk(self, staged: StagedObject) -> StagedObject:
+        """Return a staged upload as this node's disk knows it. Raises WrongRoot."""
+        if staged.root_id != self._disk_root_id:
+            raise WrongRoot()
+        return replace(staged, root_id=self._local.root_id)
 
     def _split_key(self, staged: StagedObject) -> tuple[str, str]:
         """Return note key and UploadId of a direct upload, the latter "" if it has none."""

@@ -8,8 +8,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from app.errors import StorageUnavailable
+from app.errors import StorageUnavailable, WrongRoot
 from app.storage.base import Arrival, StagedObject
+from app.storage.local import LocalStorage
 from app.storage.s3 import MAX_PART_BYTES, MIN_PART_BYTES, S3Storage
 from app.storage.s3_client import S3Place
 from tests.harness.s3 import stored
@@ -18,6 +19,10 @@ MIB = 1 << 20
 GIB = 1 << 30
 HOUR_SECONDS = 3600
 PROCESSES = 4
+
+
+#: What always waits on a disk.
+APPENDED = Arrival(100, None, None, False)
 
 
 def arrival(length, part_size, part_count, verified=False):
@@ -73,8 +78,32 @@ def test_every_node_has_a_staging_root_of_its_own_on_one_bucket(direct, tmp_path
     other = S3Storage(place, str(tmp_path / "another node"), "an-instance")
     assert other.root_id == direct.storage.root_id
     assert len(other.root_ids & direct.storage.root_ids) == 1
-    for root_id in direct.storage.root_ids | {"some other root"}:
+    for root_id in direct.storage.root_ids | other.root_ids:
         assert other.reaches_final(root_id)
+
+
+def test_final_objects_of_another_bucket_or_storage_are_out_of_reach(direct, tmp_path):
+    """The bucket in the settings was changed: nothing of the old one is looked for in the new."""
+    elsewhere = direct.elsewhere()
+    local = LocalStorage(tmp_path / "before S3", "an-instance")
+    for root_id in elsewhere.root_ids | local.root_ids:
+        assert not direct.storage.reaches_final(root_id)
+
+
+def test_what_was_staged_for_another_bucket_does_not_go_into_this_one(direct, tmp_path):
+    """On the same disk."""
+    place = direct.server.place(direct.server.shared_bucket("elsewhere"))
+    before = S3Storage(place, str(direct.staging), "an-instance")
+    staged = StagedObject("0b7c", 4, "files/0b7c_movie.mp4", before.root_for(APPENDED))
+    staged = replace(staged, staging_key=before.create(staged))
+    for act in (
+        lambda: direct.storage.publish(staged, {}, lambda done, total: None),
+        lambda: direct.storage.discard(staged),
+        lambda: direct.storage.create(staged),
+    ):
+        with pytest.raises(WrongRoot):
+            act()
+    before.discard(staged)
 
 
 @pytest.mark.parametrize("content", [b"", b"0123", b"g" * 32 + b"\n", b"\xff" * 40])
