@@ -34,7 +34,13 @@ from app.storage.s3_bucket import Bucket
 from app.storage.s3_client import Clients, S3Place
 from app.storage.s3_digests import Receipt
 from app.storage.s3_direct import DirectWriter
-from app.storage.s3_multipart import Multiparts, direct_key, is_direct, split_direct_key
+from app.storage.s3_multipart import (
+    Multiparts,
+    direct_key,
+    is_direct,
+    split_direct_key,
+    takes_checksums,
+)
 from app.storage.s3_transfer import MAX_PARTS, Transfer
 
 #: Amazon S3's limits, which all servers have: of every part but the last, and of any part.
@@ -129,7 +135,11 @@ class S3Storage(Storage):
             return self._local.create(self._on_disk(staged))
         keys.split_final_key(staged.target_key)
         s3_upload_id = self._multiparts.begin(staged)
-        return direct_key(self._multiparts.note_key(staged.upload_id), s3_upload_id)
+        return direct_key(
+            self._multiparts.note_key(staged.upload_id),
+            s3_upload_id,
+            checksums_sent=self._bucket.clients.place.checksums_sent,
+        )
 
     def writer(
         self, staged: StagedObject, index: int, offset: int, length: int | None
@@ -142,7 +152,8 @@ class S3Storage(Storage):
         _, s3_upload_id = self._split_key(staged)
         if not s3_upload_id:
             raise PartsLost()
-        return DirectWriter(self._bucket.clients, staged, s3_upload_id, index, length)
+        clients, checksums = self._bucket.clients, takes_checksums(staged.staging_key or "")
+        return DirectWriter(clients, staged, s3_upload_id, index, length, checksums_sent=checksums)
 
     def publish(
         self, staged: StagedObject, receipts: Mapping[int, str | None], on_progress: Progress

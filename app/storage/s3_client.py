@@ -88,10 +88,13 @@ class Clients:
         """For calls that may be repeated: botocore does, a few times."""
         return self._client("calls", READ_SECONDS, attempts=_ATTEMPTS)
 
-    @property
-    def streams(self) -> S3Client:
-        """For bodies that can be read only once: nothing is repeated."""
-        return self._client("streams", READ_SECONDS, attempts=1)
+    def streams(self, *, checksums_sent: bool) -> S3Client:
+        """For bodies that can be read only once: nothing is repeated.
+
+        ``checksums_sent``: as the upload was begun, whatever the setting is by now.
+        """
+        purpose = "checksummed streams" if checksums_sent else "streams"
+        return self._client(purpose, READ_SECONDS, attempts=1, checksums_sent=checksums_sent)
 
     @property
     def probes(self) -> S3Client:
@@ -107,16 +110,25 @@ class Clients:
         for client in made.values():
             client.close()
 
-    def _client(self, purpose: str, read_seconds: int, *, attempts: int) -> S3Client:
+    def _client(
+        self,
+        purpose: str,
+        read_seconds: int,
+        *,
+        attempts: int,
+        checksums_sent: bool | None = None,
+    ) -> S3Client:
+        if checksums_sent is None:
+            checksums_sent = self.place.checksums_sent
         local = self._local
         if local.pid != os.getpid():
             local.pid, local.made = os.getpid(), {}
         client = local.made.get(purpose)
         if client is None:
-            client = local.made[purpose] = self._new(read_seconds, attempts)
+            client = local.made[purpose] = self._new(read_seconds, attempts, checksums_sent)
         return client
 
-    def _new(self, read_seconds: int, attempts: int) -> S3Client:
+    def _new(self, read_seconds: int, attempts: int, checksums_sent: bool) -> S3Client:
         place, session = self.place, Session()
         session.register_component("data_loader", _loader())
         if place.access_key_id:
@@ -126,7 +138,7 @@ class Clients:
         # A client that was made without credentials would never look for them again.
         if session.get_credentials() is None:
             raise NoCredentialsError
-        checksums: Any = "when_supported" if place.checksums_sent else "when_required"
+        checksums: Any = "when_supported" if checksums_sent else "when_required"
         config = Config(
             region_name=place.region,
             user_agent_extra=f"longhaul/{VERSION}",

@@ -101,9 +101,15 @@ class DirectWriter(PartWriter):
     """Sends one part while it is written. Buffers are digested in native threads."""
 
     def __init__(
-        self, clients: Clients, staged: StagedObject, s3_upload_id: str, index: int, length: int
+        self,
+        clients: Clients,
+        staged: StagedObject,
+        s3_upload_id: str,
+        index: int,
+        length: int,
+        *,
+        checksums_sent: bool,
     ) -> None:
-        checksums_sent = clients.place.checksums_sent
         self._length = length
         self._written = 0
         self._held = b""
@@ -112,7 +118,7 @@ class DirectWriter(PartWriter):
         self._body = LentBody(length, _CHECKSUMMED_PIECE_BYTES if checksums_sent else None)
         self._answer: dict[str, object] = {}
         self._error: Exception | None = None
-        client = clients.streams
+        client = clients.streams(checksums_sent=checksums_sent)
 
         def send() -> None:
             try:

@@ -7,7 +7,8 @@ the multipart upload. Whoever cleans up goes by the notes, and touches no
 multipart upload that no note of this instance names. The note goes last.
 
 The staging key of an upload whose parts are multipart parts is that of the note
-and the UploadId, as in S3's own URLs: ``.staging/a/b.partial?uploadId=c``.
+and the UploadId, as in S3's own URLs: ``.staging/a/b.partial?uploadId=c``, with
+``&checksum=crc32`` where it was begun for parts with checksums: it takes no others.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from app.storage.s3_digests import Receipt
 from app.storage.s3_errors import CONFLICT, GONE, code_of, translated
 
 _UPLOAD_ID_MARK = "?uploadId="
+_CHECKSUM_MARK = "&checksum=crc32"
 
 #: Parts that arrive while an upload is aborted may outlive it (so AWS warns): it is
 #: aborted again until nothing is left.
@@ -52,9 +54,15 @@ def is_direct(staging_key: str) -> bool:
     return _UPLOAD_ID_MARK in staging_key
 
 
-def direct_key(note_key: str, s3_upload_id: str) -> str:
+def direct_key(note_key: str, s3_upload_id: str, *, checksums_sent: bool = False) -> str:
     """Return the staging key of a multipart upload."""
-    return f"{note_key}{_UPLOAD_ID_MARK}{quote(s3_upload_id, safe='')}"
+    mark = _CHECKSUM_MARK if checksums_sent else ""
+    return f"{note_key}{_UPLOAD_ID_MARK}{quote(s3_upload_id, safe='')}{mark}"
+
+
+def takes_checksums(staging_key: str) -> bool:
+    """Tell whether a multipart upload was begun for parts with checksums."""
+    return staging_key.endswith(_CHECKSUM_MARK)
 
 
 def split_direct_key(staging_key: str) -> tuple[str, str]:
@@ -62,7 +70,7 @@ def split_direct_key(staging_key: str) -> tuple[str, str]:
 
     Raises ValueError if it is no staging key.
     """
-    note_key, _, quoted = staging_key.partition(_UPLOAD_ID_MARK)
+    note_key, _, quoted = staging_key.removesuffix(_CHECKSUM_MARK).partition(_UPLOAD_ID_MARK)
     keys.split_staging_key(note_key)
     return note_key, unquote(quoted)
 

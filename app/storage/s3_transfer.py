@@ -39,6 +39,10 @@ PART_BYTES = 16 * MIB
 #: that other uploads get their share.
 THREADS = 4
 
+#: What is there does not fit what is sent: S3_REQUEST_CHECKSUMS was changed since it was
+#: begun. Everything is here, so it is begun anew.
+_UNFIT = frozenset({"InvalidRequest", "InvalidPart"})
+
 #: Read from the disk at a time. Senders ask for 16 KiB and take what they get.
 _PIECE_BYTES = MIB
 
@@ -181,6 +185,8 @@ class Transfer:
         except (PartsLost, StorageUnavailable) as error:
             if code_of(error.__cause__) in GONE and self.multiparts.is_published(staged):
                 return  # another process was faster
+            if code_of(error.__cause__) in _UNFIT:
+                self.multiparts.discard(staged)
             if isinstance(error, StorageUnavailable):
                 raise
             # What was sent is lost. The bytes are all here, to be sent once more.

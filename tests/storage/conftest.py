@@ -433,6 +433,21 @@ def transferred(
 
 
 @pytest.fixture
+def localstack_direct(localstack: S3Server, tmp_path: Path) -> Iterator[S3Backend]:
+    """A bucket of LocalStack's, which minds checksums as AWS does."""
+    yield from _s3(localstack, tmp_path, "direct")
+
+
+@pytest.fixture
+def localstack_transferred(
+    localstack: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[S3Backend]:
+    """The same for transfers at the end, cut into parts of S3's least size."""
+    monkeypatch.setattr(s3_transfer, "PART_BYTES", MIN_PART_BYTES)
+    yield from _s3(localstack, tmp_path, "staged")
+
+
+@pytest.fixture
 def ceph_direct(ceph: S3Server, tmp_path: Path) -> Iterator[S3Backend]:
     """A bucket of Ceph's, which can be killed and keeps what it has."""
     yield from _s3(ceph, tmp_path, "direct")

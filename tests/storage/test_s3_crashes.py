@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import time
@@ -9,11 +10,13 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from app.errors import StorageUnavailable
 from app.storage import s3_transfer
 from app.storage.base import StagedObject
 from app.storage.s3 import MIN_PART_BYTES
 from app.storage.s3_client import Clients
 from tests.harness.stepping import Stepping, killed_before_each_change
+from tests.harness.storages import s3_place
 
 HOUR_SECONDS = 3600
 
@@ -232,3 +235,36 @@ def test_a_part_whose_sender_died_is_sent_again(direct, processes, when):
     for index in (0, 1):
         direct.put_part(staged, content, index)
     require_published(direct, staged, content)
+
+
+@pytest.mark.parametrize("checksums_first", [True, False])
+def test_parts_go_on_as_they_began_if_checksums_are_switched(localstack_direct, checksums_first):
+    """S3 takes parts of one upload with checksums, or without, never both."""
+    backend, content = localstack_direct, random.randbytes(2 * MIN_PART_BYTES + 1)
+    backend.storage = backend.opened(checksums_sent=checksums_first)
+    staged = backend.staged(len(content))
+    backend.put_part(staged, content, 0)
+    backend.storage = backend.opened(checksums_sent=not checksums_first)
+    for index in (1, 2):
+        backend.put_part(staged, content, index)
+    require_published(backend, staged, content)
+
+
+@pytest.mark.parametrize("checksums_first", [True, False])
+def test_a_transfer_is_begun_anew_if_checksums_are_switched(
+    localstack_transferred, processes, checksums_first
+):
+    backend, content = localstack_transferred, random.randbytes(2 * MIN_PART_BYTES + 1)
+    staged = backend.filled(content)
+    place = s3_place(
+        backend.server.place(backend.bucket, checksums_sent=checksums_first), backend.staging
+    )
+    dying = Stepping(processes, place, "publish", staged)
+    dying.proceed_to("half")
+    dying.proceed()
+    dying.proceed_to("half")  # a part is there
+    dying.kill()
+    backend.storage = backend.opened(checksums_sent=not checksums_first)
+    with contextlib.suppress(StorageUnavailable):  # this time it notices, next time it is well
+        backend.publish(staged)
+    require_published(backend, staged, content)
