@@ -21,6 +21,7 @@ from app.ledger.leases import Leases
 from app.ledger.models import leases as lease_rows
 from app.ledger.models import receipts, uploads
 from app.ledger.outbox import EventKind, append_event_once
+from app.ledger.prepared import Prepared
 from app.ledger.transactions import Transactions
 
 #: For how long a full upload with parts of several editions is left open after the
@@ -40,7 +41,7 @@ _CONFIRM = (
     )
     .values(edition=bindparam("next_edition"))
 )
-_OUTDATED = (
+_OUTDATED = Prepared(
     select(receipts.c.part)
     .where(
         receipts.c.upload_id == bindparam("receipt_upload_id"),
@@ -49,7 +50,7 @@ _OUTDATED = (
     .limit(1)
 )
 check(State.OPEN, State.FINALIZING)
-_BEGIN_FINALIZING = (
+_BEGIN_FINALIZING = Prepared(
     update(uploads)
     .where(uploads.c.id == bindparam("full_id"))
     .values(
@@ -74,7 +75,9 @@ class Editions:
         self._transactions = transactions
         self._leases = leases
         writing = exists().where(lease_rows.c.upload_id == uploads.c.id, leases.live())
-        self._written = select(uploads.c.id).where(uploads.c.id == bindparam("full_id"), writing)
+        self._written = Prepared(
+            select(uploads.c.id).where(uploads.c.id == bindparam("full_id"), writing)
+        )
         self._settled = select(uploads.c.id).where(
             uploads.c.state == State.OPEN,
             uploads.c.due_at_ms <= bindparam("now_ms", type_=BigInteger),
@@ -109,10 +112,7 @@ class Editions:
         """Move a full upload of ``edition`` to finalizing; False if it has to be left open."""
         full = {"full_id": upload_id}
         parts = {"receipt_upload_id": upload_id, "edition": edition}
-        if (
-            connection.execute(_OUTDATED, parts).first()
-            or connection.execute(self._written, full).first()
-        ):
+        if _OUTDATED.first(connection, parts) or self._written.first(connection, full):
             connection.execute(_LEAVE_OPEN, full | {"settled_at_ms": now_ms + SETTLE_MS})
             return False
         _begin_finalizing(connection, upload_id, now_ms)
@@ -137,4 +137,4 @@ class Editions:
 
 def _begin_finalizing(connection: Connection, upload_id: str, now_ms: int) -> None:
     append_event_once(connection, upload_id, EventKind.COMPLETED, now_ms)
-    connection.execute(_BEGIN_FINALIZING, {"full_id": upload_id, "now_ms": now_ms})
+    _BEGIN_FINALIZING.count(connection, {"full_id": upload_id, "now_ms": now_ms})
