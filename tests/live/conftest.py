@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.missing import lacking
 from tests.live.wire import TlsServer
 
 
@@ -18,7 +19,7 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
     """A fresh certificate for localhost, and its key."""
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest.skip("needs the openssl command to make a certificate")
+        lacking("openssl is not installed (Debian: apt-get install openssl)")
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]

@@ -17,6 +17,7 @@ from typing import Self
 import pytest
 
 from tests.conftest import StartServer
+from tests.harness.missing import lacking
 from tests.harness.native import MIB, TIMEOUT_SECONDS, Native, Upload
 from tests.harness.server import API_KEY, Server
 from tests.live.wire import Connection, ask_ledger, log_events, put_head, until
@@ -44,7 +45,7 @@ def many_open_files() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * SLOW_CONNECTIONS + 500
     if hard != resource.RLIM_INFINITY and hard < wanted:
-        pytest.skip(f"the system grants no {wanted} open files")
+        lacking(f"the system grants no {wanted} open files: raise the hard limit (ulimit -Hn)")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from app.storage import files
+from tests.harness.missing import lacking
 
 #: The user "nobody" on Linux and most others: owns nothing.
 NOBODY = 65534
@@ -23,7 +24,7 @@ WAYS = [
 def rename(request, tmp_path):
     """Each way in turn, from the folder ``old`` to the folder ``new``."""
     if request.param is files.rename_noreplace and files._libc_renameat2 is None:
-        pytest.skip("this system has no renameat2")
+        lacking("this system has no renameat2")
     for folder in ("old", "new"):
         (tmp_path / folder).mkdir()
     (tmp_path / "old/file").write_bytes(b"content")
