@@ -18,7 +18,7 @@ from app.ledger.prepared import Prepared
 from app.ledger.records import UploadRecord
 from app.ledger.room import take_turns
 from app.ledger.transactions import Transactions
-from app.ledger.uploads import find, transition
+from app.ledger.uploads import transition
 
 check(State.FINALIZING, State.COMPLETE)
 _FINISH = Prepared(
@@ -253,10 +253,6 @@ class FinalizeQueue:
             )
 
         self._commit(lease, work)
-
-    def current(self, upload_id: str) -> UploadRecord | None:
-        """Return the upload as it is now."""
-        return self._transactions.read(lambda connection: find(connection, upload_id))
 
     def _end(self, connection: Connection, lease: Lease) -> None:
         if not self._leases.end(connection, lease):

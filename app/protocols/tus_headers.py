@@ -121,11 +121,6 @@ class Concat:
 
     partial_ids: tuple[str, ...] | None
 
-    @property
-    def is_final(self) -> bool:
-        """True for an upload that is made of others."""
-        return self.partial_ids is not None
-
 
 def parse_concat(header: str | None) -> Concat | None:
     """``partial``; or ``final``, a semicolon and URLs, absolute or relative, separated by spaces.

@@ -24,6 +24,9 @@ from app.uploads.staging import Staging, staged_object_of
 
 log = structlog.get_logger(__name__)
 
+#: No file system has larger files, and the ledger counts no further (BIGINT).
+MAX_LENGTH_BYTES = 2**63 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -133,6 +136,8 @@ class Creator:
         self, length: int | None, max_bytes: int | None, geometry: Geometry | None = None
     ) -> None:
         """Raise UploadTooLarge over the server's or the principal's limit, or that of parts."""
+        if length is not None and length > MAX_LENGTH_BYTES:  # of several partial ones together
+            raise UploadTooLarge(f"{length} bytes are more than any file can have")
         limit = self.limit_bytes(max_bytes)
         if length is not None and limit is not None and length > limit:
             raise UploadTooLarge(f"{length} bytes are over the limit of {limit} bytes")

@@ -35,13 +35,11 @@ from app.ingest.pump import Ended, Guard, OnTurn, Sink, Transfer, pump
 from app.ingest.threads import sync_pool
 from app.ledger.database import Ledger
 from app.ledger.leases import Contention, Lease
+from app.ledger.parts import PROLONG_MS
 from app.ledger.records import UploadRecord
 from app.storage.base import StagedObject, Storage
 from app.uploads.jobs import Jobs
 from app.uploads.policy import Policy
-
-#: An upload's expiry moves on with its progress, at most this often.
-EXPIRY_STEP_MS = 60_000
 
 
 class Verification(Protocol):
@@ -221,7 +219,7 @@ class Growth:
     def _expires_at_ms(self, now_ms: int) -> int:
         moved_ms = now_ms + self.policy.ttl_ms
         known_ms = self.upload.expires_at_ms
-        return moved_ms if moved_ms - known_ms >= EXPIRY_STEP_MS else known_ms
+        return moved_ms if moved_ms - known_ms >= PROLONG_MS else known_ms
 
 
 def receive_nothing(

@@ -15,6 +15,7 @@ from app.errors import (
     UploadGone,
     UploadNotFound,
     UploadNotOpen,
+    UploadTooLarge,
     WrongRoot,
 )
 from app.ledger.database import Ledger
@@ -164,6 +165,14 @@ def test_there_must_be_room_for_the_whole_file(rig: Rig, database: Database) -> 
     assert rig.ledger.uploads.get(new.id) is None
     assert database.rows(concatenations) == []
     rig.ledger.concatenations.create(new, [full.id], room_bytes=len(FIRST))
+
+
+def test_a_sum_that_no_file_can_have_is_refused(ledger: Ledger, clock: FakeClock) -> None:
+    rig = Rig(ledger, MemoryStorage(), clock)
+    huge = rig.create_appended(b"", 2**62, concat=PARTIAL)
+    with pytest.raises(UploadTooLarge):
+        rig.concatenate(made_of(huge, huge))
+    assert rig.concatenate(made_of(huge)).length == 2**62
 
 
 def test_partials_of_another_root_are_another_node_s_business(rig: Rig) -> None:
