@@ -49,6 +49,7 @@ _COMPLETE = Prepared(
     .values(
         _PROGRESS
         | {
+            "length": bindparam("new_offset", type_=BigInteger),  # told with the last bytes
             "state": State.FINALIZING,
             "due_at_ms": bindparam("at_ms", type_=BigInteger),
             "error": None,

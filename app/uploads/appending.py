@@ -7,7 +7,7 @@ received to be recorded, and goes by the offset as it is then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -30,7 +30,7 @@ from app.ingest.drain import Drain
 from app.ledger.appends import AppendClaim
 from app.ledger.database import Ledger
 from app.ledger.leases import APPEND, Contention, Lease
-from app.ledger.records import FINAL, UploadRecord
+from app.ledger.records import FINAL, PARTIAL, UploadRecord
 from app.storage.base import Storage
 from app.uploads.growing import Growth, Verification, receive_nothing
 from app.uploads.policy import Policy
@@ -113,7 +113,7 @@ class Appender:
             receive_nothing(body, self._policy.body_idle_timeout_seconds, wanted.verification)
             return Appended(claim.upload, 0)
         try:
-            upload = self._with_length(claim.upload, wanted, claim.lease)
+            upload = self._with_length(claim.upload, wanted, body, claim.lease)
             return self._grow(upload, claim.lease, wanted, body)
         except PartsLost as error:
             raise self._vanished(claim.upload, error) from error
@@ -180,13 +180,24 @@ class Appender:
             length = self._creator.limit_bytes(wanted.max_bytes)
         return None if length is None else max(0, length - offset)
 
-    def _with_length(self, upload: UploadRecord, wanted: Append, lease: Lease) -> UploadRecord:
-        """Set a length that was deferred until this request."""
+    def _with_length(
+        self, upload: UploadRecord, wanted: Append, body: Body, lease: Lease
+    ) -> UploadRecord:
+        """Set a length that was deferred until this request.
+
+        Where nothing is to come any more, the commit that completes the upload
+        sets it: a refused body or a crash in between would leave one that looks
+        complete to its client, and that nobody finalizes.
+        """
         if wanted.length is None or upload.length is not None:
             return upload
         self._creator.require_allowed(wanted.length, wanted.max_bytes)
         if wanted.length < upload.offset:
             raise InvalidField("length", f"is less than the {upload.offset} bytes received")
+        if wanted.length == upload.offset:
+            receive_nothing(body, self._policy.body_idle_timeout_seconds, wanted.verification)
+            if upload.concat != PARTIAL:
+                return replace(upload, length=wanted.length)
         room_bytes = self._staging.room_bytes(upload.root_id)
         return self._ledger.appends.set_length(lease, wanted.length, room_bytes)
 

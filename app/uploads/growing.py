@@ -176,7 +176,8 @@ class Growth:
         """Raise where nothing of what has been received may be recorded."""
         if isinstance(transfer.reason, (LeaseLost, UploadNotFound, UploadNotOpen)):
             raise transfer.reason
-        if transfer.ended is Ended.TOO_LONG and not self.keeps_refused:
+        keeps = self.keeps_refused and self._kept(transfer)
+        if transfer.ended is Ended.TOO_LONG and not keeps:
             raise BodyTooLong(self.room_bytes or 0)
         if self.verification is not None:
             self._require_whole(transfer, body)
@@ -190,7 +191,7 @@ class Growth:
         """
         completes = self.upload.offset + transfer.received == self.upload.length
         refused = transfer.ended is Ended.TOO_LONG
-        return transfer.received - (1 if refused and completes else 0)
+        return max(0, transfer.received - (1 if refused and completes else 0))
 
     def _require_whole(self, transfer: Transfer, body: Body) -> None:
         _require_whole(transfer, body, self.room_bytes or 0)

@@ -63,6 +63,7 @@ def test_a_full_partial_upload_is_not_processed(server: Server, tus: Tus, length
     assert finished_file(server, upload) is None
     assert tus.patch(upload, length, b"") == length
     assert tus.patch_raw(upload, length, b"x").status_code == 413
+    assert tus.patch_raw(upload, length, iter([b"x"])).status_code == 413
 
 
 # ---- final uploads ----------------------------------------------------------

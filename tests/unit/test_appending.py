@@ -38,7 +38,7 @@ from app.ingest.drain import Drain
 from app.ledger.database import Ledger
 from app.ledger.leases import APPEND, LEASE_MS, Contention
 from app.ledger.models import leases
-from app.ledger.records import UploadRecord
+from app.ledger.records import PARTIAL, UploadRecord
 from app.storage.base import Storage
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage
@@ -192,6 +192,29 @@ def test_of_a_body_that_turns_out_too_long_all_is_kept_but_the_last_byte(
     assert append(rig, upload, kept, PieceBody([DATA[kept:]]), length=len(DATA)) == len(DATA)
     assert rig.finalize()
     assert rig.read(rig.record(upload.id).final_key) == DATA
+
+
+def test_a_length_that_is_told_by_a_refused_request_completes_nothing(rig: Rig) -> None:
+    for concat in (None, PARTIAL):
+        upload = rig.create_appended(DATA, concat=concat)
+        for body, verification, error in (
+            (PieceBody([b"x"], chunked=True), None, BodyTooLong),
+            (PieceBody([]), Sha1(b"x"), DigestMismatch),
+            (PieceBody([], chunked=True), Sha1(b"x"), DigestMismatch),
+        ):
+            with pytest.raises(error):
+                append(rig, upload, 5000, body, length=5000, verification=verification)
+            assert rig.record(upload.id) == upload
+        assert append(rig, upload, 5000, PieceBody([], chunked=True), length=5000) == 5000
+        assert rig.record(upload.id).length == 5000
+        assert (rig.state(upload) is State.FINALIZING) is (concat is None)
+
+
+def test_a_full_partial_takes_nothing_more(rig: Rig) -> None:
+    upload = rig.partial(DATA)
+    with pytest.raises(BodyTooLong):
+        append(rig, upload, len(DATA), PieceBody([b"x"], chunked=True))
+    assert rig.record(upload.id) == upload
 
 
 # What ends a body from outside
