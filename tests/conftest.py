@@ -22,6 +22,7 @@ from tests.harness.postgres import Postgres, new_postgres
 from tests.harness.s3 import S3Server
 from tests.harness.samba import Samba, new_samba
 from tests.harness.server import Server
+from tests.harness.stores import Share
 from tests.harness.tus import Tus
 
 #: Where a gateway runs already, for tests that run tests in another process.
@@ -80,15 +81,24 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     """Start servers of a test's own, which may be killed: ``start_server(WORKERS=1)``."""
     servers: list[Server] = []
 
-    def start(**settings: object) -> Server:
+    def start(*, ready: bool = True, **settings: object) -> Server:
         directory = tmp_path / f"server-{len(servers)}"
         directory.mkdir()
-        servers.append(Server(directory, **settings))
-        return servers[-1].start()
+        servers.append(Server(directory, **settings))  # type: ignore[arg-type]
+        return servers[-1].start(ready=ready)
 
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.fixture(params=["disk", "share"])
+def start_storing(request: pytest.FixtureRequest, start_server: StartServer) -> StartServer:
+    """Start servers that store on the disk, and such that store on an SMB share."""
+    if request.param == "disk":
+        return start_server
+    samba: Samba = request.getfixturevalue("samba")
+    return lambda **settings: start_server(store=Share(samba), **settings)
 
 
 @pytest.fixture(scope="session")

@@ -141,6 +141,11 @@ class Samba:
         process.wait(STOP_SECONDS)
         self._process = None
 
+    @property
+    def shares(self) -> list[str]:
+        """The names of all shares."""
+        return list(self._shares)
+
     def path_of(self, share: str) -> Path:
         """Return the folder that a share offers."""
         return self._shares[share][0]

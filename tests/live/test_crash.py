@@ -56,9 +56,9 @@ def finalized_events(server: Server, upload: Upload) -> int:
 
 
 def test_an_upload_goes_on_with_its_tokens_after_the_server_was_killed(
-    start_server: StartServer, content: Content
+    start_storing: StartServer, content: Content
 ) -> None:
-    server = start_server()
+    server = start_storing()
     native = Native(server)
     data = content(5 * MIB + 99)
     upload = native.init("videos/movie.mp4", size=len(data))
@@ -76,9 +76,9 @@ def test_an_upload_goes_on_with_its_tokens_after_the_server_was_killed(
 
 
 def test_a_part_of_a_killed_worker_can_be_sent_again_at_once(
-    start_server: StartServer, content: Content
+    start_storing: StartServer, content: Content
 ) -> None:
-    server = start_server(WORKERS=2)
+    server = start_storing(WORKERS=2)
     native = Native(server)
     data = content(MIB)
     upload = native.init(size=MIB)
@@ -99,10 +99,10 @@ def test_a_part_of_a_killed_worker_can_be_sent_again_at_once(
 
 @pytest.mark.parametrize("whole_server", [True, False], ids=["server", "worker"])
 def test_finalizing_goes_on_by_itself_after_a_kill(
-    start_server: StartServer, content: Content, whole_server: bool
+    start_storing: StartServer, content: Content, whole_server: bool
 ) -> None:
     """The checksum of the whole file keeps finalizing busy long enough to be hit."""
-    server = start_server(WORKERS=2, CHUNK_SIZE_MB=64, COMPLETE_WAIT_SECS=0)
+    server = start_storing(WORKERS=2, CHUNK_SIZE_MB=64, COMPLETE_WAIT_SECS=0)
     native = Native(server)
     data = b"".join(content(64 * MIB) for _ in range(4))
     checksum = hashlib.sha256(data).hexdigest()
@@ -124,10 +124,10 @@ def test_finalizing_goes_on_by_itself_after_a_kill(
 
 
 def test_a_kill_around_publishing_leaves_one_whole_file(
-    start_server: StartServer, content: Content
+    start_storing: StartServer, content: Content
 ) -> None:
     """Killed at random moments around the rename: between it and the ledger's commit too."""
-    server = start_server()
+    server = start_storing()
     for _ in range(3):
         native = Native(server)
         data = content(MIB)
@@ -184,8 +184,10 @@ class Noting:
             self.acknowledged[part] = response.json()["checksum_sha256"]
 
 
-def test_acknowledged_parts_survive_every_kill(start_server: StartServer, content: Content) -> None:
-    server = start_server(WORKERS=2)
+def test_acknowledged_parts_survive_every_kill(
+    start_storing: StartServer, content: Content
+) -> None:
+    server = start_storing(WORKERS=2)
     data = content(80 * MIB)
     client = Noting(server, data, threads=4)
     for _ in range(5):
@@ -214,10 +216,10 @@ def test_acknowledged_parts_survive_every_kill(start_server: StartServer, conten
 
 
 def test_parts_whose_staged_file_was_deleted_are_asked_for_again(
-    start_server: StartServer, content: Content
+    start_storing: StartServer, content: Content
 ) -> None:
     """By hand, or by a disk that was exchanged: nothing is acknowledged that is not there."""
-    server = start_server()
+    server = start_storing()
     native = Native(server)
     data = content(3 * MIB)
     upload = native.init(size=len(data))

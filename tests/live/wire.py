@@ -18,6 +18,7 @@ import requests
 
 from tests.harness.native import TIMEOUT_SECONDS, Native, Upload, cut
 from tests.harness.server import API_KEY, Server
+from tests.harness.stores import StoredFile
 
 T = TypeVar("T")
 
@@ -161,7 +162,7 @@ def until(look: Callable[[], T | None], *, seconds: float = EVENT_SECONDS, what:
         time.sleep(_LOOK_SECONDS)
 
 
-def stored_file(native: Native, upload: Upload) -> Path:
+def stored_file(native: Native, upload: Upload) -> StoredFile:
     """Complete an upload and wait until its file is there, however busy the machine is."""
     answer = native.complete_raw(upload)
     assert answer.status_code in (200, 202), answer.text
@@ -171,7 +172,7 @@ def stored_file(native: Native, upload: Upload) -> Path:
         assert status["status"] in ("finalizing", "complete"), status
         return status["final_path"]  # type: ignore[no-any-return]
 
-    return Path(until(final_path))
+    return native.server.file(until(final_path))
 
 
 def metric(server: Server, sample: str) -> float:
