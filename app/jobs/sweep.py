@@ -19,7 +19,7 @@ from app.ingest.threads import job_pool
 from app.ledger.database import Ledger
 from app.ledger.leases import Lease
 from app.ledger.records import UploadRecord
-from app.storage.base import StagedObject, Storage
+from app.storage.base import Orphan, StagedObject, Storage
 from app.uploads.service import UploadService
 
 log = structlog.get_logger(__name__)
@@ -107,12 +107,8 @@ class Sweeper:
                 return
             if self._ledger.sweeping.is_wanted(orphan.upload_id, orphan.root_id):
                 continue
-            if not dry_run:
-                staged = StagedObject(
-                    orphan.upload_id, None, "", orphan.root_id, orphan.staging_key
-                )
-                job_pool.run(partial(self._storage.discard, staged))
-            yield Swept("orphan", orphan.upload_id, "")
+            if dry_run or self._discard(orphan):
+                yield Swept("orphan", orphan.upload_id, "")
 
     def _tombstones(self, lease: Lease, dry_run: bool) -> Iterator[Swept]:
         ended_before_ms = self._clock.now_ms() - TOMBSTONE_SECONDS * 1000
@@ -139,6 +135,16 @@ class Sweeper:
             if dry_run or remove(upload):
                 yield Swept(what, upload.id, upload.filename)
 
+    def _discard(self, orphan: Orphan) -> bool:
+        """Remove an orphan; False if that has to wait."""
+        staged = StagedObject(orphan.upload_id, None, "", orphan.root_id, orphan.staging_key)
+        try:
+            job_pool.run(partial(self._storage.discard, staged))
+        except TryAgain as error:
+            _log_postponed(orphan.upload_id, error)
+            return False
+        return True
+
     def _remove(self, ended: UploadRecord) -> bool:
         """Remove an ended upload's bytes; False if that has to wait."""
         upload = self._ledger.uploads.get(ended.id)  # its state has changed since
@@ -147,14 +153,15 @@ class Sweeper:
         try:
             self._uploads.remove_bytes(upload)
         except TryAgain as error:
-            log.warning(
-                "sweep.postponed",
-                upload_id=upload.id,
-                error=error.code,
-                cause=str(error.__cause__),
-            )
+            _log_postponed(upload.id, error)
             return False
         return True
+
+
+def _log_postponed(upload_id: str, error: TryAgain) -> None:
+    log.warning(
+        "sweep.postponed", upload_id=upload_id, error=error.code, cause=str(error.__cause__)
+    )
 
 
 def _pages(query: Callable[[str], Sequence[UploadRecord]]) -> Iterator[UploadRecord]:

@@ -311,6 +311,30 @@ def test_an_object_without_a_row_is_removed_after_a_day(rig: Rig, clock: FakeClo
     assert not rig.has(key)
 
 
+class KeepsOne(MemoryStorage):
+    """Storage that cannot remove one object now."""
+
+    kept: str | None = "0" * 8
+
+    def discard(self, staged: StagedObject) -> None:
+        if staged.upload_id == self.kept:
+            raise StorageUnavailable
+        super().discard(staged)
+
+
+def test_an_orphan_that_cannot_be_removed_now_does_not_keep_others(
+    ledger: Ledger, clock: FakeClock
+) -> None:
+    storage = KeepsOne()
+    rig = Rig(ledger, storage, clock)
+    first, second = orphan(storage), orphan(storage, "1" * 8)
+    clock.advance(ORPHAN_AGE_SECONDS + 60)
+    assert swept(rig) == [("orphan", "1" * 8)]
+    assert (rig.has(first), rig.has(second)) == (True, False)
+    storage.kept = None
+    assert swept(rig) == [("orphan", "0" * 8)]
+
+
 @pytest.mark.parametrize("state", [State.CANCELLED, State.EXPIRED, State.DELETED, State.COMPLETE])
 def test_an_object_of_an_ended_upload_is_an_orphan(
     rig: Rig, clock: FakeClock, database: Database, state: State
