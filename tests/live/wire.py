@@ -163,6 +163,11 @@ def until(look: Callable[[], T | None], *, seconds: float = EVENT_SECONDS, what:
 
 
 def stored_file(native: Native, upload: Upload) -> StoredFile:
+    """Complete an upload of a server and return its file; see ``final_location``."""
+    return native.server.file(final_location(native, upload))
+
+
+def final_location(native: Native, upload: Upload) -> str:
     """Complete an upload and wait until its file is there, however busy the machine is."""
     answer = native.complete_raw(upload)
     assert answer.status_code in (200, 202), answer.text
@@ -172,7 +177,7 @@ def stored_file(native: Native, upload: Upload) -> StoredFile:
         assert status["status"] in ("finalizing", "complete"), status
         return status["final_path"]  # type: ignore[no-any-return]
 
-    return native.server.file(until(final_path))
+    return until(final_path)
 
 
 def metric(server: Server, sample: str) -> float:

@@ -16,7 +16,7 @@ import requests
 from tests.harness.cluster import Cluster
 from tests.harness.native import MIB, TIMEOUT_SECONDS, Native, Upload
 from tests.harness.postgres import Postgres
-from tests.live.wire import Connection, put_head, stored_file, until
+from tests.live.wire import Connection, final_location, put_head, stored_file, until
 from tests.nodes.conftest import StartCluster
 
 pytestmark = pytest.mark.live
@@ -73,7 +73,7 @@ def test_parts_of_one_upload_go_to_different_nodes(
     client = Persistent(cluster, data)
     client.send_all()
     native = Native(cluster.balancer)
-    assert stored_file(native, client.upload).read_bytes() == data
+    assert cluster.nodes[0].file(final_location(native, client.upload)).read_bytes() == data
     assert all(cluster.requests_seen(node, f"{client.upload.id}/part/") for node in (0, 1))
     assert client.refusals == set()
 
@@ -164,7 +164,7 @@ def test_a_database_restarted_under_load_loses_nothing(
         restartable_postgres.restart(seconds_down=2)
         sending.result()
     native = Native(cluster.balancer)
-    assert stored_file(native, client.upload).read_bytes() == data
+    assert cluster.nodes[0].file(final_location(native, client.upload)).read_bytes() == data
     assert client.refusals <= {503}, "clients were told to come back, and nothing else"
     assert client.refusals, "the database was down while parts were sent"
 
