@@ -246,6 +246,9 @@ def test_lost_parts_are_asked_for_again_instead_of_complete(
     (staged,) = [path for path in native.server.staged_files() if upload.id in path.name]
     staged.unlink()
     response = native.complete_raw(upload)
+    if response.status_code == 202:  # S3 is looked at again for a while before parts are lost
+        wait_until(lambda: native.status(upload)["status"] != "finalizing", "the parts are lost")
+        response = native.complete_raw(upload)
     message = assert_problem(response.status_code, response.content, 400, "parts_missing")
     assert message == "Not all parts uploaded: 0/2 complete"
     assert native.pending(upload) == [0, 1]
