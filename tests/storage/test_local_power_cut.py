@@ -9,20 +9,17 @@ look at what is asked.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
-from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
 from app.storage import files
 from app.storage.local import LocalStorage
+from tests.harness.stepping import Stepping
 from tests.harness.storages import local_place
 
-STEPWISE = (Path(__file__).parent / "stepwise.py").read_text()
 KIB = 1024
 
 
@@ -87,19 +84,16 @@ def test_a_durable_part_is_there_and_others_need_not_be(disk):
 def test_a_file_is_whole_under_one_of_its_names_at_every_moment_of_publishing(disk, processes):
     content = random.randbytes(100 * KIB)
     staged = disk.backend.filled(content, "new folder/below/movie.mp4")
-    upload = json.dumps(asdict(staged))
-    place = local_place(disk.backend.root)
-    process = processes.start(STEPWISE, *place, "an-instance", "best", "publish", upload)
+    stepping = Stepping(processes, local_place(disk.backend.root), "publish", staged)
     moments = 0
-    while not (step := process.stdout.readline()).startswith("done"):
+    while stepping.step[0] != "done":
         files = disk.files_after_a_power_cut_now()
         names = {staged.staging_key, staged.target_key} & set(files)
-        assert {files[name] for name in names} == {content}, f"before {step}"
-        process.stdin.write("\n")
-        process.stdin.flush()
+        assert {files[name] for name in names} == {content}, f"before {stepping.step}"
+        stepping.proceed()
         moments += 1
     assert moments > 5
-    process.communicate()
+    assert stepping.finish() == staged.target_key
     files = disk.files_after_a_power_cut_now()
     assert files[staged.target_key] == content
     assert staged.staging_key not in files
