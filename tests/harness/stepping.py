@@ -70,7 +70,7 @@ class Stepping:
         while self.proceed():
             pass
         self.process.communicate()
-        return self.step[1]
+        return " ".join(self.step[1:])
 
     def kill(self) -> None:
         """Kill -9."""

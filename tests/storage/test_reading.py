@@ -128,9 +128,9 @@ def test_orphans_are_the_staged_objects_that_nobody_has_changed_lately(backend):
         backend.put(young, b"still alive")
     limit = backend.storage.stat(young.staging_key).modified_at_seconds
     found = list(backend.opened().orphans(limit))
-    assert [(orphan.upload_id, orphan.staging_key) for orphan in found] == [
-        (old.upload_id, old.staging_key)
-    ]
+    assert [orphan.upload_id for orphan in found] == [old.upload_id]
+    # A bucket does not tell how its parts were summed, which the key ends with.
+    assert old.staging_key.partition("&checksum=")[0] == found[0].staging_key
     assert found[0].modified_at_seconds == changed
     for staged in (old, young):
         backend.storage.discard(staged)
