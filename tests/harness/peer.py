@@ -144,7 +144,9 @@ class Peer:
         self._orders.write(json.dumps(message) + "\n")
 
     def _expect(self, name: str) -> Any:
-        ready, _, _ = select.select([self._answers], [], [], PATIENCE_SECONDS)
+        waiting = select.poll()  # select knows no descriptor beyond 1,023
+        waiting.register(self._answers, select.POLLIN)
+        ready = waiting.poll(PATIENCE_SECONDS * 1000)
         assert ready, f"no {name} of the peer in {PATIENCE_SECONDS} s"
         line = self._answers.readline()
         assert line, "the peer has died; its standard error says why"
