@@ -100,18 +100,27 @@ class ChunkLedger:
     def look(
         self, alias: AliasKey, index: int, now_ms: int, grace_ms: int
     ) -> tuple[UploadRecord, bool] | None:
-        """Return the living upload behind an alias, and whether it has part ``index``."""
+        """Return the living upload behind an alias, and whether it has part ``index``.
+
+        A part of an older edition of an edited file is not had: it has to come again.
+        """
         word, mask = word_and_mask(index)
         asked = {**_names(alias), "word": word}
-        row = self._transactions.read(
-            lambda connection: connection.execute(_SELECT_WITH_BITS, asked).first()
-        )
-        if row is None:
-            return None
-        upload = UploadRecord.from_row(row)
-        if not _is_living(upload, now_ms, grace_ms):
-            return None
-        return upload, bool((row.bits or 0) & mask)
+
+        def work(connection: Connection) -> tuple[UploadRecord, bool] | None:
+            row = connection.execute(_SELECT_WITH_BITS, asked).first()
+            if row is None:
+                return None
+            upload = UploadRecord.from_row(row)
+            if not _is_living(upload, now_ms, grace_ms):
+                return None
+            has_part = bool((row.bits or 0) & mask) and not (
+                upload.state is State.OPEN
+                and self._editions.is_outdated(connection, upload.id, upload.edition, index)
+            )
+            return upload, has_part
+
+        return self._transactions.read(work)
 
     def get_or_create(
         self,

@@ -6,8 +6,9 @@ before all its parts are of one edition. So editions are counted: the first part
 that is replaced by other bytes begins a new one, parts are of the one they came
 in, and one that comes again unchanged is of the next one as well. A full upload
 is finalized once no part is of an older edition than the upload and nobody is
-writing or comparing one; else once it has been left alone for a while: not every
-client sends everything again.
+writing or comparing one, and not before, however long that takes: clients that ask
+are told that older parts are missing, clients that do not ask send everything again
+when they come back, and what nobody sends again until the upload expires is no file.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from app.ledger.outbox import EventKind, append_event_once
 from app.ledger.prepared import Prepared
 from app.ledger.transactions import Transactions
 
-#: For how long a full upload with parts of several editions is left open after the
-#: last one has come: the longest pause between two chunks that clients make after
-#: failures (README: every 2 s, 30 times).
+#: For how long a full upload of one edition is left open for a client that was sending
+#: a part again, and has gone: the longest pause between two chunks that clients make
+#: after failures (README: every 2 s, 30 times).
 SETTLE_MS = 60_000
 
 _BEGIN_EDITION = (
@@ -40,6 +41,12 @@ _CONFIRM = (
         receipts.c.edition < bindparam("next_edition"),
     )
     .values(edition=bindparam("next_edition"))
+)
+_OF_PART = Prepared(
+    select(receipts.c.edition).where(
+        receipts.c.upload_id == bindparam("receipt_upload_id"),
+        receipts.c.part == bindparam("part"),
+    )
 )
 _OUTDATED = Prepared(
     select(receipts.c.part)
@@ -82,8 +89,20 @@ class Editions:
             uploads.c.state == State.OPEN,
             uploads.c.due_at_ms <= bindparam("now_ms", type_=BigInteger),
             uploads.c.received == uploads.c.part_count,
+            ~exists().where(
+                receipts.c.upload_id == uploads.c.id, receipts.c.edition < uploads.c.edition
+            ),
             ~writing,
         )
+
+    # -- inside a transaction --------------------------------------------------
+
+    def is_outdated(self, connection: Connection, upload_id: str, edition: int, part: int) -> bool:
+        """Tell whether a received part is of an older edition than its upload's ``edition``."""
+        if not edition:
+            return False
+        row = _OF_PART.first(connection, {"receipt_upload_id": upload_id, "part": part})
+        return row is not None and int(row["edition"]) < edition
 
     # -- inside a transaction that has locked the upload's row -----------------
 
@@ -121,7 +140,7 @@ class Editions:
     # -- a transaction of its own ----------------------------------------------
 
     def complete_settled(self, now_ms: int) -> Collection[str]:
-        """Move full uploads that were left open, and have been left alone since, to finalizing."""
+        """Move full uploads of one edition that have been left alone for a while to finalizing."""
         now = {"now_ms": now_ms}
         if not self._transactions.read(lambda tx: tx.execute(self._settled, now).first()):
             return ()

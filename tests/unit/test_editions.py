@@ -11,7 +11,7 @@ import pytest
 
 from app.domain.parts import Geometry
 from app.domain.states import State
-from app.errors import PartConflict
+from app.errors import PartConflict, PartSizeMismatch
 from app.ledger.database import Ledger
 from app.ledger.editions import SETTLE_MS
 from app.ledger.records import AliasKey
@@ -55,10 +55,18 @@ class Edited:
 
     def put(self, part: int, body: PieceBody | None = None) -> UploadView:
         """Send a chunk of the current edition."""
+        return self.service.put(self.chunk(part), body or PieceBody([self.body(part)]))
+
+    def chunk(self, part: int) -> Chunk:
+        """Return what a request for a chunk tells of it."""
         cut = Geometry(len(self.content), PART_BYTES, COUNT)
         wish = Wish("movie.mp4", len(self.content), geometry=cut)
-        chunk = Chunk("resumable", self.alias, part, COUNT, wish)
-        return self.service.put(chunk, body or PieceBody([self.body(part)]))
+        return Chunk("resumable", self.alias, part, COUNT, wish)
+
+    def put_missing(self) -> UploadView:
+        """Send what the server says it has not, as a client that asks; return the last answer."""
+        missing = [part for part in range(COUNT) if self.service.find(self.chunk(part)) is None]
+        return self.put_all(missing)
 
     def put_all(self, parts: Iterable[int] = range(COUNT)) -> UploadView:
         """Send chunks one after the other; return the last answer."""
@@ -66,12 +74,6 @@ class Edited:
 
     def final(self, view: UploadView) -> bytes:
         return self.rig.read(self.rig.record(view.id).final_key)
-
-    def settle(self, view: UploadView) -> None:
-        """Let the server find that nothing more comes."""
-        assert self.rig.finalizer.complete_settled()
-        assert self.rig.finalize()
-        assert self.rig.state(self.rig.record(view.id)) is State.COMPLETE
 
 
 class _Bucket(MemoryStorage):
@@ -184,41 +186,68 @@ def test_a_comparison_that_finds_no_difference_completes_what_it_has_kept_open(
     assert filled[0].state is State.OPEN
 
 
-def test_what_does_not_come_again_is_waited_for_a_while(
+def test_parts_of_two_editions_are_never_finalized_however_long_nothing_comes(
     file: Edited, rig: Rig, clock: FakeClock
 ) -> None:
-    """The gap was filled before anything told of an edit: that part is sent once only."""
+    """The client is away for half a day while it sends an edited file again."""
+    file.put_all([0, 1, 3, 4])
+    file.edit([0, 1, 3, 4])
+    view = file.put_all([0, 1, 2])
+    clock.advance(12 * 3600)
+    assert not rig.finalizer.complete_settled()
+    assert rig.state(rig.record(view.id)) is State.OPEN
+    done = file.put_missing()
+    assert (done.state, done.id) == (State.COMPLETE, view.id)
+    assert file.final(done) == file.content
+
+
+def test_clients_that_ask_are_told_that_older_parts_are_missing(file: Edited) -> None:
+    file.put_all([0, 1, 3, 4])
+    file.edit([1, 4])
+    assert file.put(1).state is State.OPEN
+    assert file.service.find(file.chunk(1)) is not None
+    for older in (0, 3, 4):
+        assert file.service.find(file.chunk(older)) is None
+    file.put_all([0])
+    assert file.service.find(file.chunk(0)) is not None, "unchanged, it is of the new edition"
+    done = file.put_missing()
+    assert done.state is State.COMPLETE
+    assert file.final(done) == file.content
+
+
+def test_a_gap_filled_before_anything_told_of_the_edit_has_to_come_again(file: Edited) -> None:
+    """Nobody knows whether it is of the old edition or of the new one."""
     file.put_all([1, 3, 4])
     file.edit([1, 3, 4])
     view = file.put_all()
     assert (view.state, view.received) == (State.OPEN, COUNT)
-    clock.advance(SETTLE_MS / 1000 - 1)
-    assert file.put(3).state is State.OPEN, "it may be sending all of it"
+    done = file.put_missing()
+    assert done.state is State.COMPLETE
+    assert file.final(done) == file.content
+
+
+def test_a_comparison_that_is_cut_holds_a_file_of_one_edition_up_for_a_minute(
+    file: Edited, rig: Rig, clock: FakeClock
+) -> None:
+    file.put_all([1, 2, 3, 4])
+    filled: list[UploadView] = []
+
+    class Cut(PieceBody):
+        def wait(self, timeout_seconds: float) -> None:
+            if not filled:
+                filled.append(file.put(0))
+
+    with pytest.raises(PartSizeMismatch):
+        file.put(4, Cut([file.body(4)[:-1]], cut=1))
+    (view,) = filled
+    assert view.state is State.OPEN
     clock.advance(SETTLE_MS / 1000 - 1)
     assert not rig.finalizer.complete_settled()
     clock.advance(1)
-    file.settle(view)
+    assert rig.finalizer.complete_settled()
+    assert rig.finalize()
     assert file.final(view) == file.content
     assert rig.events(rig.record(view.id)).count("completed") == 1
-
-
-def test_nothing_is_settled_while_a_part_is_being_sent(
-    file: Edited, rig: Rig, clock: FakeClock
-) -> None:
-    file.put_all([1, 3, 4])
-    file.edit([1, 3, 4])
-    view = file.put_all()
-    file.edit([2])
-
-    class Slow(PieceBody):
-        def wait(self, timeout_seconds: float) -> None:
-            clock.advance(SETTLE_MS / 1000 + 1)
-            assert not rig.finalizer.complete_settled()
-
-    file.put(2, Slow([file.body(2)]))
-    clock.advance(SETTLE_MS / 1000)
-    file.settle(view)
-    assert file.final(view) == file.content
 
 
 def test_a_file_may_be_edited_again_and_again(file: Edited) -> None:
@@ -256,7 +285,7 @@ def test_an_edited_file_is_never_mixed_once_a_part_has_told_of_the_edit(rig: Rig
         if telling == COUNT or set(old) | set(range(telling)) == set(range(COUNT)):
             continue  # nothing tells, or not before the gaps are filled
         view = file.put_all()
-        if view.state is State.OPEN:
-            rig.clock.advance(SETTLE_MS / 1000)  # type: ignore[attr-defined]
-            file.settle(view)
+        if view.state is State.OPEN:  # a gap was filled before anything told
+            view = file.put_all()
+        assert view.state is State.COMPLETE
         assert file.final(view) == file.content, (old, changed)
