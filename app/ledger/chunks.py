@@ -39,10 +39,13 @@ _NAMED = (
 _SELECT_NAMED = Prepared(
     select(uploads).join(aliases, aliases.c.upload_id == uploads.c.id).where(*_NAMED)
 )
-_SELECT_WITH_BITS = (
-    select(uploads, bitmap.c.bits)
+_SELECT_WITH_PART = (
+    select(uploads, bitmap.c.bits, receipts.c.edition.label("part_edition"))
     .join(aliases, aliases.c.upload_id == uploads.c.id)
     .outerjoin(bitmap, (bitmap.c.upload_id == uploads.c.id) & (bitmap.c.word == bindparam("word")))
+    .outerjoin(
+        receipts, (receipts.c.upload_id == uploads.c.id) & (receipts.c.part == bindparam("part"))
+    )
     .where(*_NAMED)
 )
 _UNCOUNT_PART = (
@@ -105,22 +108,17 @@ class ChunkLedger:
         A part of an older edition of an edited file is not had: it has to come again.
         """
         word, mask = word_and_mask(index)
-        asked = {**_names(alias), "word": word}
-
-        def work(connection: Connection) -> tuple[UploadRecord, bool] | None:
-            row = connection.execute(_SELECT_WITH_BITS, asked).first()
-            if row is None:
-                return None
-            upload = UploadRecord.from_row(row)
-            if not _is_living(upload, now_ms, grace_ms):
-                return None
-            has_part = bool((row.bits or 0) & mask) and not (
-                upload.state is State.OPEN
-                and self._editions.is_outdated(connection, upload.id, upload.edition, index)
-            )
-            return upload, has_part
-
-        return self._transactions.read(work)
+        asked = {**_names(alias), "word": word, "part": index}
+        row = self._transactions.read(
+            lambda connection: connection.execute(_SELECT_WITH_PART, asked).first()
+        )
+        if row is None:
+            return None
+        upload = UploadRecord.from_row(row)
+        if not _is_living(upload, now_ms, grace_ms):
+            return None
+        is_older = upload.state is State.OPEN and (row.part_edition or 0) < upload.edition
+        return upload, bool((row.bits or 0) & mask) and not is_older
 
     def get_or_create(
         self,

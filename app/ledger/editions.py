@@ -42,12 +42,6 @@ _CONFIRM = (
     )
     .values(edition=bindparam("next_edition"))
 )
-_OF_PART = Prepared(
-    select(receipts.c.edition).where(
-        receipts.c.upload_id == bindparam("receipt_upload_id"),
-        receipts.c.part == bindparam("part"),
-    )
-)
 _OUTDATED = Prepared(
     select(receipts.c.part)
     .where(
@@ -94,15 +88,6 @@ class Editions:
             ),
             ~writing,
         )
-
-    # -- inside a transaction --------------------------------------------------
-
-    def is_outdated(self, connection: Connection, upload_id: str, edition: int, part: int) -> bool:
-        """Tell whether a received part is of an older edition than its upload's ``edition``."""
-        if not edition:
-            return False
-        row = _OF_PART.first(connection, {"receipt_upload_id": upload_id, "part": part})
-        return row is not None and int(row["edition"]) < edition
 
     # -- inside a transaction that has locked the upload's row -----------------
 
