@@ -115,8 +115,9 @@ class Editions:
     def complete(self, connection: Connection, upload_id: str, edition: int, now_ms: int) -> bool:
         """Move a full upload of ``edition`` to finalizing; False if it has to be left open."""
         full = {"full_id": upload_id}
-        parts = {"receipt_upload_id": upload_id, "edition": edition}
-        if _OUTDATED.first(connection, parts) or self._written.first(connection, full):
+        if _OUTDATED.first(connection, {"receipt_upload_id": upload_id, "edition": edition}):
+            return False  # the part that is outdated ends this when it comes again
+        if self._written.first(connection, full):
             connection.execute(_LEAVE_OPEN, full | {"settled_at_ms": now_ms + SETTLE_MS})
             return False
         _begin_finalizing(connection, upload_id, now_ms)

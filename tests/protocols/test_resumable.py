@@ -83,6 +83,21 @@ def test_an_edited_file_sent_again_around_a_gap_is_no_mixture(
     assert events(resumable.server, last["id"]).count("completed") == 1
 
 
+def test_who_asks_is_told_that_older_chunks_of_an_edited_file_are_missing(
+    resumable: Resumable, content: Content
+) -> None:
+    old = File(content(4 * CHUNK_BYTES))
+    new = File(content(4 * CHUNK_BYTES), identifier=old.identifier)
+    for number in (1, 2, 4):
+        resumable.octet(old, number)
+    resumable.octet(new, 1)
+    assert [resumable.test(new, number) for number in new.numbers] == [True, False, False, False]
+    for number in (2, 3, 4):
+        last = resumable.octet(new, number)
+    assert last["complete"]
+    assert resumable.server.file(last["final_path"]).read_bytes() == new.content
+
+
 def test_the_fields_of_a_form_come_before_the_file_or_after_it_or_in_the_query(
     resumable: Resumable, content: Content
 ) -> None:

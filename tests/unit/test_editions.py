@@ -226,9 +226,8 @@ def test_a_gap_filled_before_anything_told_of_the_edit_has_to_come_again(file: E
     assert file.final(done) == file.content
 
 
-def test_a_comparison_that_is_cut_holds_a_file_of_one_edition_up_for_a_minute(
-    file: Edited, rig: Rig, clock: FakeClock
-) -> None:
+def _held_up(file: Edited) -> UploadView:
+    """Fill a file's gap while a part of it is sent again, and cut that; return the upload."""
     file.put_all([1, 2, 3, 4])
     filled: list[UploadView] = []
 
@@ -241,6 +240,26 @@ def test_a_comparison_that_is_cut_holds_a_file_of_one_edition_up_for_a_minute(
         file.put(4, Cut([file.body(4)[:-1]], cut=1))
     (view,) = filled
     assert view.state is State.OPEN
+    return view
+
+
+def test_an_edit_that_is_told_of_while_a_file_is_held_up_holds_it_until_all_has_come(
+    file: Edited, rig: Rig, clock: FakeClock
+) -> None:
+    _held_up(file)
+    file.edit([1, 2])
+    assert file.put(1).state is State.OPEN
+    clock.advance(SETTLE_MS / 1000 + 1)
+    assert not rig.finalizer.complete_settled()
+    done = file.put_missing()
+    assert done.state is State.COMPLETE
+    assert file.final(done) == file.content
+
+
+def test_a_comparison_that_is_cut_holds_a_file_of_one_edition_up_for_a_minute(
+    file: Edited, rig: Rig, clock: FakeClock
+) -> None:
+    view = _held_up(file)
     clock.advance(SETTLE_MS / 1000 - 1)
     assert not rig.finalizer.complete_settled()
     clock.advance(1)
@@ -248,6 +267,26 @@ def test_a_comparison_that_is_cut_holds_a_file_of_one_edition_up_for_a_minute(
     assert rig.finalize()
     assert file.final(view) == file.content
     assert rig.events(rig.record(view.id)).count("completed") == 1
+
+
+def test_nothing_is_settled_while_a_part_is_being_sent_again(
+    file: Edited, rig: Rig, clock: FakeClock
+) -> None:
+    """However long it takes: its next byte may tell of an edit."""
+    file.put_all([1, 2, 3, 4])
+    seen: list[bool] = []
+
+    class Slow(PieceBody):
+        def wait(self, timeout_seconds: float) -> None:
+            if not seen:
+                assert file.put(0).state is State.OPEN
+                clock.advance(SETTLE_MS / 1000 + 1)
+                seen.append(bool(rig.finalizer.complete_settled()))
+
+    done = file.put(4, Slow([file.body(4)]))
+    assert seen == [False]
+    assert done.state is State.COMPLETE
+    assert file.final(done) == file.content
 
 
 def test_a_file_may_be_edited_again_and_again(file: Edited) -> None:
