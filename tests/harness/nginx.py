@@ -24,6 +24,7 @@ daemon off;
 pid {directory}/nginx.pid;
 """
 _HTTP = """
+    access_log {directory}/access.log;
     client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi;
@@ -40,6 +41,15 @@ def find_nginx() -> str | None:
 def require_nginx() -> str:
     """Return the program; where it is not installed: skip here, fail in CI."""
     return find_nginx() or lacking("nginx is not installed (Debian: apt-get install nginx-light)")
+
+
+def for_anybody(configuration: str, directory: Path) -> str:
+    """Return a whole configuration file so that any user can run it, with its files there."""
+    # As root, its workers would become another user, who may not write there.
+    user = f"user {pwd.getpwuid(0).pw_name};" if os.geteuid() == 0 else ""
+    http = f"http {{{_HTTP.format(directory=directory)}"
+    main = _MAIN.format(user=user, directory=directory)
+    return main + configuration.replace("http {", http, 1)
 
 
 class Nginx:
@@ -62,12 +72,8 @@ class Nginx:
 
     def start_with(self, configuration: str) -> None:
         """Start with a whole configuration file, and wait until it listens."""
-        # As root, its workers would become another user, who may not write here.
-        user = f"user {pwd.getpwuid(0).pw_name};" if os.geteuid() == 0 else ""
-        main = _MAIN.format(user=user, directory=self._directory)
-        http = f"http {{{_HTTP.format(directory=self._directory)}"
         config = self._directory / "nginx.conf"
-        config.write_text(main + configuration.replace("http {", http, 1))
+        config.write_text(for_anybody(configuration, self._directory))
         errors = self._directory / "error.log"
         self._process = subprocess.Popen(
             [self._program, "-p", str(self._directory), "-c", str(config), "-e", str(errors)],
