@@ -177,9 +177,14 @@ class Multiparts:
             trouble = error
         # Whatever was answered: an answer may be lost, another process be faster. Ceph
         # calls an upload that has gone an internal error, or completed.
-        if not self.is_published(staged):
-            self._require_parts(staged, s3_upload_id, receipts, trouble)
+        if self.is_published(staged):
+            return
+        lost = self._find_lost(staged, s3_upload_id, receipts)
+        if lost is None:
             raise trouble
+        # The parts vanish, too, where another process is making the final object of them.
+        if not self._appears(staged):
+            raise lost from trouble.__cause__
 
     def discard(self, staged: StagedObject) -> None:
         """Abort what a note names, and remove the note; idempotent.
@@ -270,27 +275,20 @@ class Multiparts:
             time.sleep(pause_seconds)
         return self.is_published(staged)
 
-    def _require_parts(
-        self,
-        staged: StagedObject,
-        s3_upload_id: str,
-        receipts: Mapping[int, Receipt],
-        error: StorageUnavailable,
-    ) -> None:
-        """Raise PartsLost where parts are not as their receipts say, or all have gone."""
+    def _find_lost(
+        self, staged: StagedObject, s3_upload_id: str, receipts: Mapping[int, Receipt]
+    ) -> PartsLost | None:
+        """Return which parts are not as their receipts say, or that all have gone."""
         try:
             stored = {part.number: part for part in self.parts(staged.target_key, s3_upload_id)}
         except PartsLost as gone:
-            if self._appears(staged):
-                return
-            raise gone from error.__cause__
+            return gone
         lost = [
             index
             for index, receipt in receipts.items()
             if index + 1 not in stored or not stored[index + 1].receipt.names_the_same(receipt)
         ]
-        if lost:
-            raise PartsLost(lost) from error.__cause__
+        return PartsLost(lost) if lost else None
 
 
 def _completed(index: int, receipt: Receipt) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, Table, create_engine, event, select, text, update
 
 from app.ledger.database import Ledger, open_ledger
 from app.ledger.models import leases
+from tests.harness.wire import wait_until
 
 #: Long enough for a slow disk, short enough for a test that waits for it.
 BUSY_TIMEOUT_SECONDS = 5.0
@@ -97,6 +98,9 @@ class Database:
         for ledger, _ in self._ledgers:
             forget_leases(ledger)
         for engine in self._engines:
+            # A connection that is given back after ``dispose`` would stay open: one that
+            # leases are being renewed on, for example.
+            wait_until(lambda pool=engine.pool: not pool.checkedout(), "they are given back")
             engine.dispose()
 
 
