@@ -86,6 +86,7 @@ class Ceph(S3Server):
     checks_keys = True
     conditional_complete = False
     completes_subsets = False
+    completes_once = True
     checks_checksums = False
     tells_of_aborts_meanwhile = True
 

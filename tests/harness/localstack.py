@@ -33,6 +33,8 @@ class LocalStack(S3Server):
     checks_keys = False
     conditional_complete = True
     completes_subsets = True
+    # Who comes second empties the file: 6 of 40 uploads that 8 clients completed at once.
+    completes_once = False
     checks_checksums = True
     tells_of_aborts_meanwhile = False
 

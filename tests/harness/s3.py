@@ -37,6 +37,8 @@ class S3Server(ABC):
     conditional_complete: bool
     #: Completes an upload with some of its parts, as AWS does.
     completes_subsets: bool
+    #: Makes one whole file when several ask at the same moment to complete one upload.
+    completes_once: bool
     #: Knows checksums in trailers.
     checks_checksums: bool
     #: Says NoSuchUpload of a part whose upload was aborted while it came.

@@ -67,6 +67,8 @@ class Backend(ABC):
     verified = False
     #: Whether of two that publish under one name at the same moment both may succeed.
     may_replace = False
+    #: How many may publish one upload at the same moment.
+    publishers = 8
     #: What ``commit`` raises where the object has vanished since the writer was opened.
     vanished_meanwhile: tuple[type[Exception], ...] = (PartsLost,)
     storage: Storage
@@ -329,6 +331,7 @@ class S3Backend(Backend):
         if way == "direct":
             self.part_bytes = MIN_PART_BYTES
             self.may_replace = not server.conditional_complete
+            self.publishers = 8 if server.completes_once else 1
             if not server.tells_of_aborts_meanwhile:  # an internal error; the next part tells
                 self.vanished_meanwhile = (PartsLost, StorageUnavailable)
         self.client = server.client()

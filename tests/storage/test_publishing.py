@@ -121,14 +121,14 @@ def test_a_final_name_that_is_taken_is_never_overwritten(backend):
 
 def test_several_publishers_of_one_upload_all_succeed(backend):
     staged = backend.filled(random.randbytes(backend.part_bytes))
-    start = threading.Barrier(PUBLISHERS)
+    start = threading.Barrier(backend.publishers)
 
     def publish(storage):
         start.wait()
         return backend.publish(staged, storage=storage)
 
-    storages = [backend.opened() for _ in range(PUBLISHERS)]
-    with ThreadPoolExecutor(PUBLISHERS) as pool:
+    storages = [backend.opened() for _ in range(backend.publishers)]
+    with ThreadPoolExecutor(backend.publishers) as pool:
         assert set(pool.map(publish, storages)) == {staged.target_key}
     assert backend.leftovers() == [staged.target_key]
     backend.storage.delete(staged.target_key)
