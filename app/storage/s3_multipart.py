@@ -93,7 +93,7 @@ class Multiparts:
         """
         note = staged.target_key.encode()
         if not self._bucket.put_new(self.note_key(staged.upload_id), note):
-            for s3_upload_id in self.find(staged.target_key):
+            for s3_upload_id in self.find(staged.target_key, fitting=True):
                 return s3_upload_id
         more: dict[str, Any] = {}
         if staged.content_type:
@@ -109,11 +109,13 @@ class Multiparts:
             )
         return answer["UploadId"]
 
-    def find(self, key: str) -> list[str]:
+    def find(self, key: str, *, fitting: bool = False) -> list[str]:
         """Return the UploadIds of a key's multipart uploads, oldest first.
 
-        Asks for exactly this key, because MinIO lists only by whole keys.
+        ``fitting``: none that is told to want checksums which are not sent. Asks for
+        exactly this key, because MinIO lists only by whole keys.
         """
+        unfit = {"CRC32"} if fitting and not self._bucket.clients.place.checksums_sent else set()
         with translated():
             pages = self._bucket.clients.calls.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._bucket.name, Prefix=key
@@ -122,7 +124,7 @@ class Multiparts:
                 (item["Initiated"], item["UploadId"])
                 for page in pages
                 for item in page.get("Uploads", [])
-                if item["Key"] == key
+                if item["Key"] == key and item.get("ChecksumAlgorithm") not in unfit
             ]
         return [s3_upload_id for _, s3_upload_id in sorted(found)]
 
