@@ -68,7 +68,6 @@ class Leases:
         self._boot_id = boot_id() if self.on_sqlite else ""
         self._held: dict[int, Lease] = {}
         self._starting = threading.Lock()
-        self._changed = threading.Event()
         self._keeper: threading.Thread | None = None
         # Built once: a statement made anew costs six times as much as running it.
         self._claim = Prepared(self._claim_statement(dialect))
@@ -147,7 +146,6 @@ class Leases:
             if self._keeper is None or not self._keeper.is_alive():
                 self._keeper = threading.Thread(target=self._keep, name="leases", daemon=True)
                 self._keeper.start()
-        self._changed.set()
         return lease
 
     def drop(self, lease: Lease) -> None:
@@ -195,13 +193,14 @@ class Leases:
     # -- keeping ------------------------------------------------------------
 
     def _keep(self) -> None:
+        """Renew and watch in a thread of its own, which ends when nothing is held."""
         renewed_at = 0.0
         while True:
-            if not self._held:
-                self._changed.clear()
-                if not self._held:
-                    self._changed.wait()
             time.sleep(WATCH_SECONDS)
+            with self._starting:  # ``hold`` either was before or starts another thread
+                if not self._held:
+                    self._keeper = None
+                    return
             started_at = boot_seconds()
             renewing = started_at - renewed_at >= RENEW_SECONDS - WATCH_SECONDS / 2
             try:

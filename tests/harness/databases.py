@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ from sqlalchemy import Engine, Table, create_engine, event, select, text, update
 
 from app.ledger.database import Ledger, open_ledger
 from app.ledger.models import leases
+from app.ledger.transactions import GroupedTransactions
 from tests.harness.wire import wait_until
 
 #: Long enough for a slow disk, short enough for a test that waits for it.
@@ -97,6 +99,8 @@ class Database:
         """Let go of everything that is open in this process."""
         for ledger, _ in self._ledgers:
             forget_leases(ledger)
+            die(ledger)
+            end_threads(ledger)
         for engine in self._engines:
             # A connection that is given back after ``dispose`` would stay open: one that
             # leases are being renewed on, for example.
@@ -108,3 +112,21 @@ def forget_leases(ledger: Ledger) -> None:
     """Renew none of a ledger's leases any more, as a process that hangs."""
     for lease in list(ledger.leases._held.values()):
         ledger.leases.drop(lease)
+
+
+def die(ledger: Ledger) -> None:
+    """Let go of a ledger's proof of life, as the system does when a process ends."""
+    life = ledger.leases._life
+    if life._descriptor >= 0:
+        os.close(life._descriptor)
+    life._descriptor, life._pid = -1, 0
+
+
+def end_threads(ledger: Ledger) -> None:
+    """End a ledger's native threads, if it has some, and give their connection back."""
+    transactions = ledger.transactions
+    if isinstance(transactions, GroupedTransactions):
+        transactions._writer.kill()
+        transactions._readers.kill()
+        with transactions._turn:
+            transactions._disconnect()
