@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine
 
 from app.ledger.database import Ledger
 from app.ledger.migrate import migrate
@@ -42,23 +41,29 @@ def _parameters(item: pytest.Item) -> dict[str, object]:
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite file to copy."""
-    path = tmp_path_factory.mktemp("sqlite") / "template.db"
-    _migrate(f"sqlite:///{path}")
+    directory = tmp_path_factory.mktemp("sqlite")
+    path = directory / "template.db"
+    _migrate(Database(f"sqlite:///{path}", directory / "run"))
     return path
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres: Postgres) -> str:
+def postgres_template(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A migrated PostgreSQL database to copy."""
     name = postgres.new_database()
-    _migrate(postgres.url(name))
+    _migrate(Database(postgres.url(name), tmp_path_factory.mktemp("postgres")))
     return name
 
 
-def _migrate(url: str) -> None:
-    engine = create_engine(url)
+def _migrate(database: Database) -> None:
+    """Migrate as the server does: SQLite's file has a write-ahead log before it is shared.
+
+    Of two connections that want to give it one at the same moment, one fails at once.
+    """
+    database.ledger()
+    (engine,) = database._engines
     migrate(engine)
-    engine.dispose()
+    database.close()
 
 
 @contextmanager

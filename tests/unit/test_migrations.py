@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Column, Engine, Integer, MetaData, String, create_engine, event, inspect
+from sqlalchemy import (
+    Column,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    create_engine,
+    event,
+    inspect,
+    select,
+)
 from sqlalchemy.schema import Table
 
 from app.errors import LedgerBusy
@@ -41,6 +51,18 @@ def test_a_fresh_database_gets_all_tables_and_an_id(empty_database: Database) ->
     ledger = empty_database.ledger()
     ledger.check()
     assert str(uuid.UUID(ledger.instance_id())) == ledger.instance_id()
+
+
+def test_sqlites_file_has_its_write_ahead_log_before_it_is_shared(tmp_path: Path) -> None:
+    """A connection that has to give it one first waits for nobody: it fails at once."""
+    database = Database(f"sqlite:///{tmp_path}/ledger.db", tmp_path / "run")
+    migrate(server_engine(database))
+    with database.by_hand.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+        connection.exec_driver_sql("BEGIN")
+        connection.execute(select(instance))
+        database.ledger().check()
+    database.close()
 
 
 def test_a_database_without_tables_is_trouble_that_passes(empty_database: Database) -> None:
