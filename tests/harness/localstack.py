@@ -22,6 +22,16 @@ PYTHON = ROOT / ".localstack/bin/python"
 
 _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
+#: What runs it. Its folder of objects is written into its code, and two servers that
+#: share the folder take each other's parts away.
+_PROGRAM = """
+import os
+from localstack.services.s3 import provider
+provider.DEFAULT_S3_TMP_DIR = os.environ["OBJECTS"]
+from localstack.runtime.main import main
+main()
+"""
+
 
 class LocalStack(S3Server):
     """LocalStack with nothing but S3. What it stores it forgets when it ends.
@@ -41,6 +51,7 @@ class LocalStack(S3Server):
     def __init__(self) -> None:
         super().__init__()
         self._directory = Path(tempfile.mkdtemp(prefix="longhaul-localstack-", dir=_MEMORY))
+        self._objects = Path(tempfile.mkdtemp(prefix="longhaul-localstack-objects-"))
 
     @property
     def tls_url(self) -> str:
@@ -60,11 +71,12 @@ class LocalStack(S3Server):
         """See S3Server."""
         with (self._directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*ENDING_WITH_US, PYTHON, "-m", "localstack.runtime.main"],
+                [*ENDING_WITH_US, PYTHON, "-c", _PROGRAM],
                 cwd=self._directory,
                 env={
                     "PATH": os.environ["PATH"],
                     "HOME": str(self._directory),
+                    "OBJECTS": str(self._objects),
                     "FILESYSTEM_ROOT": str(self._directory / "files"),
                     "GATEWAY_LISTEN": f"127.0.0.1:{self.port}",
                     "LOCALSTACK_HOST": f"localhost:{self.port}",
@@ -95,3 +107,4 @@ class LocalStack(S3Server):
         """End it and remove its files."""
         super().close()
         shutil.rmtree(self._directory)
+        shutil.rmtree(self._objects)
