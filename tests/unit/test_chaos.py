@@ -25,7 +25,12 @@ from tests.harness.peer_process import content_of
 from tests.harness.rig import Rig
 
 PROCESSES = 4
+
+#: They live for so long, and until they have acknowledged so many parts: a busy machine
+#: may take much longer than that.
 SECONDS = 3.0
+PARTS = 20
+PATIENCE_SECONDS = 120.0
 
 #: Between two misfortunes.
 PAUSES_SECONDS = (0.02, 0.3)
@@ -56,7 +61,7 @@ def test_whatever_happens_to_processes_nothing_is_lost_wrong_or_left(
         pass
     rig.sweep()  # deletions that broke off
     told = [line.split() for line in acknowledged.read_text().splitlines()]
-    assert len(told) > 10
+    assert len(told) >= PARTS
     for row in database.rows(uploads):
         safe = {int(part) for upload_id, part in told if upload_id == row.id}
         _check(rig, rig.record(row.id), safe, root)
@@ -70,8 +75,9 @@ def _live_dangerously(chance: random.Random, start: Callable[[], Peer], acknowle
         return peer
 
     awake, frozen = [begin() for _ in range(PROCESSES)], list[Peer]()
-    give_up_at = time.monotonic() + SECONDS
-    while time.monotonic() < give_up_at:
+    began_at = time.monotonic()
+    while time.monotonic() < began_at + SECONDS or _lines(acknowledged) < PARTS:
+        assert time.monotonic() < began_at + PATIENCE_SECONDS, "they do not get on"
         time.sleep(chance.uniform(*PAUSES_SECONDS))  # the misfortune is that it is at random
         while frozen and chance.random() < 0.5:
             awake.append(frozen.pop())
@@ -85,6 +91,10 @@ def _live_dangerously(chance: random.Random, start: Callable[[], Peer], acknowle
             awake.append(begin())
     for peer in awake + frozen:
         peer.kill()
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n")
 
 
 def _check(rig: Rig, upload: UploadRecord, safe: set[int], root: Path) -> None:
