@@ -150,7 +150,7 @@ class Growth:
 
         def turn(written: int) -> LonghaulError | None:
             if self.verification is None:
-                checkpoints.look(written)
+                checkpoints.look(self._before_the_last(written))
             if self.lease.contention is Contention.RELEASE:
                 return TakenOver()
             return ShuttingDown() if self.drain.begun else None
@@ -192,6 +192,16 @@ class Growth:
         completes = self.upload.offset + transfer.received == self.upload.length
         refused = transfer.ended is Ended.TOO_LONG
         return max(0, transfer.received - (1 if refused and completes else 0))
+
+    def _before_the_last(self, written: int) -> int:
+        """Return how many of ``written`` bytes may be recorded before the body has ended.
+
+        With its last byte an upload is complete, and only ``record`` makes it that:
+        after a crash its client would take it for sent, and nobody would finalize it.
+        """
+        if self.upload.length is None:
+            return written
+        return max(0, min(written, self.upload.length - self.upload.offset - 1))
 
     def _require_whole(self, transfer: Transfer, body: Body) -> None:
         _require_whole(transfer, body, self.room_bytes or 0)

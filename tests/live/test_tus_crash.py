@@ -139,6 +139,22 @@ def test_an_upload_of_a_killed_worker_goes_on_at_once(
     assert stored(server, upload) == data
 
 
+def test_a_file_whose_last_request_had_not_ended_is_not_taken_for_sent_after_a_kill(
+    start_server: StartServer, content: Content
+) -> None:
+    """All bytes of a chunked body may have come, and be recorded, before its end does."""
+    server = start_server(WORKERS=1)
+    tus, data = Tus(server), content(MIB)
+    upload = tus.create(MIB)
+    with Connection(server) as connection:
+        connection.send(tus.patch_head(upload, 0, None), chunked(data, end=False))
+        assert until(lambda: tus.offset(upload), what="a checkpoint") == MIB - 1
+        server.kill()
+    server.start()
+    assert tus.offset(upload) == MIB - 1
+    go_on(tus, upload, data)
+
+
 def test_joining_goes_on_after_a_kill(start_server: StartServer, content: Content) -> None:
     server = start_server(WORKERS=1, COMPLETE_WAIT_SECS=0)
     tus = Tus(server)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import gevent
@@ -84,6 +86,10 @@ class EventfulBody(PieceBody):
 
     def more_within(self, milliseconds: int) -> bool:
         return not self.received and super().more_within(milliseconds)
+
+
+class Killed(BaseException):
+    """What ends a request without any of its own clearing up: so much for kill -9."""
 
 
 class Sha1:
@@ -210,6 +216,52 @@ def test_a_length_that_is_told_by_a_refused_request_completes_nothing(rig: Rig) 
         assert (rig.state(upload) is State.FINALIZING) is (concat is None)
 
 
+@contextlib.contextmanager
+def killed_at(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, step: int, *, committed: bool
+) -> Iterator[list[int]]:
+    """Crash at the ``step``th transaction: before it, or when it is ``committed`` but not known."""
+    write, steps = rig.ledger.transactions.write, itertools.count()
+    crashed: list[int] = []
+
+    def counted(work: Callable[..., object], **options: bool) -> object:
+        if next(steps) != step:
+            return write(work, **options)
+        crashed.append(step)
+        if committed:
+            write(work, **options)
+        raise Killed
+
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(rig.ledger.transactions, "write", counted)
+        yield crashed
+
+
+@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize("end", [1000, 1700])
+@pytest.mark.parametrize("concat", [None, PARTIAL])
+def test_a_kill_at_any_step_of_telling_the_length_leaves_what_can_be_finished(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, committed: bool, end: int, concat: str | None
+) -> None:
+    """With the last bytes, or with none. What a client would take for sent has to become a file."""
+    for step in itertools.count():
+        upload = rig.create_appended(DATA[:1000], concat=concat)
+        with killed_at(rig, monkeypatch, step, committed=committed) as crashed:
+            append(rig, upload, 1000, PieceBody([DATA[1000:end]]), length=end)
+        now = rig.record(upload.id)
+        if concat is None:
+            assert now.is_full is (now.state is State.FINALIZING), step
+        if now.state is State.OPEN and not now.is_full:
+            rig.ledger.transactions.write(lambda tx: rig.ledger.leases.end_all(tx, upload.id))  # noqa: B023
+            append(rig, upload, now.offset, PieceBody([DATA[now.offset : end]]), length=end)
+        made = upload if concat is None else rig.concatenate([upload.id])
+        assert rig.finalize()
+        assert rig.read(rig.record(made.id).final_key) == DATA[:end]
+        if not crashed:
+            break
+    assert step >= 2, "no step is seen"
+
+
 def test_a_full_partial_takes_nothing_more(rig: Rig) -> None:
     upload = rig.partial(DATA)
     with pytest.raises(BodyTooLong):
@@ -333,6 +385,47 @@ def test_checkpoints_record_what_is_written_while_more_is_coming(
     assert seen == [1234]
     assert staged_bytes(rig, upload) == DATA
     assert database.rows(leases) == []
+
+
+@pytest.mark.parametrize("ends", ["whole", "cut", "killed", "too long"])
+@pytest.mark.parametrize("concat", [None, PARTIAL])
+def test_no_checkpoint_records_the_last_byte_of_an_upload(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, ends: str, concat: str | None
+) -> None:
+    """Chunked, it may be here long before the body ends. After a crash it would look complete
+    to its client, and nobody would finalize it, nor what is to be made of it."""
+    monkeypatch.setattr(checkpoints, "EVERY_BYTES", 1000)
+    upload = rig.create_appended(DATA[:700], len(DATA), concat=concat)
+    seen: list[int] = []
+
+    def look() -> None:
+        gevent.sleep(0)  # the turn of the greenlet that saves
+        seen.append(rig.record(upload.id).offset)
+        if ends == "killed":
+            raise Killed
+
+    class OpenEnd(EventfulBody):
+        """The chunk of no bytes, which ends it, comes after the deed."""
+
+        @property
+        def ended(self) -> bool:
+            return self._deed is None and super().ended
+
+    behind = b"more" if ends == "too long" else b""
+    body = OpenEnd([DATA[700:], behind], look, chunked=True, cut=int(ends == "cut"))
+    expected = {"cut": BodyCut, "killed": Killed, "too long": BodyTooLong}.get(ends)
+    with pytest.raises(expected) if expected else contextlib.nullcontext():
+        append(rig, upload, 700, body)
+    assert seen == [len(DATA) - 1]
+    now = rig.record(upload.id)
+    if ends in ("killed", "too long"):
+        assert (now.state, now.offset) == (State.OPEN, len(DATA) - 1)
+        assert append(rig, upload, len(DATA) - 1, PieceBody([DATA[-1:]])) == len(DATA)
+    if concat is None:
+        assert rig.finalize()
+        assert rig.read(rig.record(upload.id).final_key) == DATA
+    else:
+        assert staged_bytes(rig, upload) == DATA
 
 
 # What is refused before a byte is read
