@@ -78,7 +78,7 @@ def open_ledger(
     return Ledger(
         transactions=transactions,
         leases=leases,
-        uploads=UploadLedger(transactions, leases),
+        uploads=UploadLedger(transactions, leases, editions),
         parts=PartLedger(transactions, leases, editions, engine.dialect.name),
         appends=AppendLedger(transactions, leases, finalizing),
         chunks=ChunkLedger(transactions, leases, editions, engine.dialect.name),

@@ -18,6 +18,7 @@ from collections.abc import Collection
 from sqlalchemy import BigInteger, Connection, bindparam, exists, select, update
 
 from app.domain.states import State, check
+from app.errors import UploadLocked, UploadNotOpen
 from app.ledger.leases import Leases
 from app.ledger.models import leases as lease_rows
 from app.ledger.models import receipts, uploads
@@ -122,6 +123,21 @@ class Editions:
             return False
         _begin_finalizing(connection, upload_id, now_ms)
         return True
+
+    def require_settled(self, connection: Connection, upload_id: str, edition: int) -> None:
+        """Raise unless a full upload of ``edition`` may be finalized, whoever asks for it.
+
+        UploadNotOpen where parts are of an older edition, UploadLocked while a
+        part is being written or compared: it may tell of another edition.
+        """
+        if _OUTDATED.first(connection, {"receipt_upload_id": upload_id, "edition": edition}):
+            raise UploadNotOpen(
+                State.OPEN,
+                "be finalized; the file was edited while it was sent, and parts are of the "
+                "former edition: send it all again, or cancel it",
+            )
+        if self._written.first(connection, {"full_id": upload_id}):
+            raise UploadLocked
 
     # -- a transaction of its own ----------------------------------------------
 

@@ -15,6 +15,7 @@ from app.errors import (
     UploadNotFound,
     UploadNotOpen,
 )
+from app.ledger.editions import Editions
 from app.ledger.finals import start_finals_of
 from app.ledger.leases import CREATE, Lease, Leases
 from app.ledger.models import leases as lease_rows
@@ -33,9 +34,10 @@ _SELECT_LOCKED = _SELECT.with_for_update()
 class UploadLedger:
     """The rows of ``uploads``. Only the winner of a transition emits its event."""
 
-    def __init__(self, transactions: Transactions, leases: Leases) -> None:
+    def __init__(self, transactions: Transactions, leases: Leases, editions: Editions) -> None:
         self._transactions = transactions
         self._leases = leases
+        self._editions = editions
 
     def create(
         self, new: NewUpload, *, room_bytes: int | None, monotonic: Callable[[], float]
@@ -151,7 +153,8 @@ class UploadLedger:
     def queue_finalize(self, upload_id: str, now_ms: int) -> UploadRecord:
         """Move a full upload from open or failed to finalizing, due at once; idempotent after that.
 
-        Raises UploadNotFound, PartsMissing with the counts, or UploadLocked
+        Raises UploadNotFound, PartsMissing with the counts, UploadNotOpen where
+        parts are of two editions, or UploadLocked while one is being compared, or
         while an upload without parts has no staged object yet.
         """
 
@@ -163,6 +166,8 @@ class UploadLedger:
                 return upload
             if upload.state not in (State.OPEN, State.FAILED):
                 raise UploadNotFound
+            if upload.received == upload.part_count:
+                self._editions.require_settled(connection, upload_id, upload.edition)
             moved = transition(
                 connection,
                 upload,

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.harness.native import KIB
+from tests.harness.native import KIB, Native
 from tests.harness.resumable import CHUNK_BYTES, File, Resumable
 from tests.harness.server import Server
-from tests.harness.wire import events
+from tests.harness.wire import assert_problem, events, nothing_stored
 
 Content = Callable[[int], bytes]
 
@@ -96,6 +96,28 @@ def test_who_asks_is_told_that_older_chunks_of_an_edited_file_are_missing(
         last = resumable.octet(new, number)
     assert last["complete"]
     assert resumable.server.file(last["final_path"]).read_bytes() == new.content
+
+
+def test_parts_of_two_editions_are_no_file_for_the_native_api_and_the_operator(
+    server: Server, native: Native, resumable: Resumable, content: Content
+) -> None:
+    old = File(content(3 * CHUNK_BYTES))
+    new = File(content(3 * CHUNK_BYTES), identifier=old.identifier)
+    for number in (1, 3):
+        resumable.octet(old, number)
+    for number in (1, 2):
+        answer = resumable.octet(new, number)
+    assert (answer["received"], answer["complete"]) == (3, False)
+    with nothing_stored(server):
+        response = native.request("POST", f"/upload/{answer['id']}/complete")
+        told = assert_problem(response.status_code, response.content, 409, "upload_not_open")
+        assert "send it all again" in told
+        failed = server.flask("uploads", "finalize", answer["id"], check=False)
+        assert failed.returncode == 1
+        assert "send it all again" in failed.stderr
+    last = resumable.octet(new, 3)
+    assert last["complete"]
+    assert server.file(last["final_path"]).read_bytes() == new.content
 
 
 def test_the_fields_of_a_form_come_before_the_file_or_after_it_or_in_the_query(

@@ -11,7 +11,7 @@ import pytest
 
 from app.domain.parts import Geometry
 from app.domain.states import State
-from app.errors import PartConflict, PartSizeMismatch
+from app.errors import PartConflict, PartSizeMismatch, UploadLocked, UploadNotOpen
 from app.ledger.database import Ledger
 from app.ledger.editions import SETTLE_MS
 from app.ledger.records import AliasKey
@@ -201,6 +201,50 @@ def test_parts_of_two_editions_are_never_finalized_however_long_nothing_comes(
     done = file.put_missing()
     assert (done.state, done.id) == (State.COMPLETE, view.id)
     assert file.final(done) == file.content
+
+
+def test_whoever_asks_for_it_parts_of_two_editions_are_not_finalized(
+    file: Edited, rig: Rig
+) -> None:
+    file.put_all([0, 1, 3, 4])
+    file.edit([0, 4])
+    view = file.put_all([0, 1, 2])
+    with pytest.raises(UploadNotOpen, match="send it all again, or cancel it"):
+        rig.service.complete(view.id, sees=None)
+    assert rig.state(rig.record(view.id)) is State.OPEN
+    assert "completed" not in rig.events(rig.record(view.id))
+    done = file.put_missing()
+    assert file.final(done) == file.content
+    assert rig.service.complete(view.id, sees=None).state is State.COMPLETE
+
+
+def test_nobody_has_a_file_finalized_while_a_part_is_being_compared(file: Edited, rig: Rig) -> None:
+    """Its next byte may tell of an edit."""
+    file.put_all([1, 2, 3, 4])
+    asked: list[str] = []
+
+    class Slow(PieceBody):
+        def wait(self, timeout_seconds: float) -> None:
+            if not asked:
+                view = file.put(0)
+                with pytest.raises(UploadLocked):
+                    rig.service.complete(view.id, sees=None)
+                asked.append(view.id)
+
+    file.edit([4])
+    view = file.put(4, Slow([file.body(4)]))
+    assert asked == [view.id]
+    assert view.state is State.OPEN
+    done = file.put_missing()
+    assert file.final(done) == file.content
+
+
+def test_a_file_of_one_edition_that_waits_for_its_client_is_finalized_when_asked_for(
+    file: Edited, rig: Rig
+) -> None:
+    view = _held_up(file)
+    assert rig.service.complete(view.id, sees=None).state is State.COMPLETE
+    assert file.final(view) == file.content
 
 
 def test_clients_that_ask_are_told_that_older_parts_are_missing(file: Edited) -> None:
