@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Protocol, cast
 
 from flask import current_app, request
 
 from app.domain.clock import Clock
-from app.errors import MalformedRequest
+from app.errors import MalformedRequest, UnknownContentType
 from app.ingest.body import Body
 from app.ingest.drain import Drain
 from app.ingest.request import request_body
@@ -25,6 +26,13 @@ EXTENSION = "longhaul"
 
 #: The largest JSON document of a request: a name, an URL and some metadata.
 MAX_JSON_BYTES = 1024 * 1024
+
+#: What says that a body is not coded: nothing, or the coding ``identity``.
+_NO_CODING = re.compile(r"[ \t]*(?:identity[ \t]*)?", re.IGNORECASE)
+
+#: What is not in names of codings, and how much of one an error repeats.
+_UNUSUAL = re.compile(r"[^A-Za-z0-9 ,._-]")
+_SHOWN_CHARACTERS = 40
 
 
 class Context(Protocol):
@@ -57,7 +65,17 @@ def context() -> Context:
 
 
 def body() -> Body:
-    """Return the body of this request, unread."""
+    """Return the body of this request, unread.
+
+    Raises UnknownContentType where it is compressed or coded in some other way
+    (RFC 9110 section 8.4): nothing here decodes, so the code would become the file.
+    """
+    coding = request.headers.get("Content-Encoding", "")
+    if _NO_CODING.fullmatch(coding) is None:
+        raise UnknownContentType(
+            f"Content-Encoding {_UNUSUAL.sub('?', coding)[:_SHOWN_CHARACTERS]!r} is not taken; "
+            "send the bytes as they are, without this field"
+        )
     return request_body(request.environ)
 
 

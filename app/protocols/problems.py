@@ -27,6 +27,7 @@ NATIVE: StatusTable = {
     errors.InvalidField: 422,
     errors.TargetRefused: 422,
     errors.PartConflict: 422,
+    errors.UnknownContentType: 415,
     errors.UploadTooLarge: 413,
     errors.NotAuthenticated: 401,
     errors.NotAuthorized: 403,
@@ -103,6 +104,8 @@ def problem_response(error: errors.LonghaulError) -> Response:
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     elif status == 503:
         response.headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
+    if status == 415 and "Content-Encoding" in request.headers:  # RFC 9110 section 15.5.16
+        response.headers["Accept-Encoding"] = "identity"
     if isinstance(error, errors.NotAuthenticated):
         response.headers["WWW-Authenticate"] = 'Bearer realm="longhaul"'
     return response

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import requests
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.harness.native import MIB, Native, read_response
+from tests.harness.resumable import File, Resumable
 from tests.harness.server import API_KEY, Server
+from tests.harness.tus import Tus
 from tests.harness.wire import (
     assert_problem,
+    change,
     connect,
     examples,
     exchange,
@@ -330,7 +336,73 @@ def test_a_refused_framing_ends_the_connection(server: Server, native: Native) -
     assert native.status(upload)["status"] == "pending"
 
 
+# Codings
+
+CODINGS = ["gzip", "GZIP", "br", "deflate", "identity, gzip", "x'\"<>" * 9]
+
+
+def assert_coding_refused(response: requests.Response) -> None:
+    message = assert_problem(response.status_code, response.content, 415, "unknown_content_type")
+    assert "without this field" in message
+    assert not set(message) & set("<>")
+    assert response.headers["Accept-Encoding"] == "identity"
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_coded_body_is_415_by_every_protocol_and_stores_nothing(
+    server: Server, native: Native, coding: str
+) -> None:
+    """Of the right length it would become the file, by tus of any length."""
+    upload, file = native.init(size=5), File(b"bytes")
+    tus, resumable = Tus(server), Resumable(server)
+    appended, coded = tus.create(5), {"Content-Encoding": coding}
+    key = native.headers | coded
+    document = gzip.compress(b'{"filename": "a", "total_size": 5, "owner": "somebody"}')
+    with nothing_stored(server):
+        for response in (
+            native.request("POST", "/upload/init", headers=key, data=document),
+            native.request("POST", "/upload/session", headers=key, data=document),
+            native.put_raw(upload, 0, b"bytes", headers=coded),
+            native.put_raw(upload, 0, iter([b"bytes"]), headers=coded),
+            resumable.request("POST", params=file.fields(1), data=b"bytes", headers=coded),
+            resumable.parts_raw([*file.fields(1).items()], file, 1, headers=coded),
+            tus.patch_raw(appended, 0, b"bytes", Content_Encoding=coding),
+            tus.create_raw({"Upload-Length": 5} | coded, b"bytes"),
+        ):
+            assert_coding_refused(response)
+    assert native.put_raw(upload, 0, b"bytes", token="x", headers=coded).status_code == 401
+    assert native.request("POST", "/upload/init", headers=coded, data=b"").status_code == 401
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", ""])
+def test_a_body_that_says_it_is_not_coded_is_taken(server: Server, coding: str) -> None:
+    native, tus, coded = Native(server), Tus(server), {"Content-Encoding": coding}
+    assert native.put_raw(native.init(size=5), 0, b"bytes", headers=coded).status_code == 200
+    assert tus.patch_raw(tus.create(5), 0, b"bytes", Content_Encoding=coding).status_code == 204
+
+
 # Bugs and secrets
+
+
+def test_a_bug_is_500_and_tells_nothing_but_where_to_look(
+    start_server: Callable[..., Server],
+) -> None:
+    server = start_server(WORKERS=1)
+    native, tus = Native(server), Tus(server)
+    upload, appended = native.init(size=5), tus.create(5)
+    change(server, "UPDATE uploads SET state = 'nonsense'")
+    server.expect_bugs = True
+    for response in (
+        native.request("GET", f"/upload/{upload.id}/status"),
+        native.put_raw(upload, 0, b"bytes"),
+        tus.patch_raw(appended, 0, b"bytes"),
+    ):
+        message = assert_problem(response.status_code, response.content, 500, "internal_error")
+        assert message == "Internal server error; the log has it under this request id"
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        told = [line for line in server.log_lines() if response.headers["X-Request-ID"] in line]
+        assert any("nonsense" in line for line in told)
 
 
 def test_secrets_never_reach_the_log(careful: Native) -> None:
