@@ -8,6 +8,7 @@ embedded into pages of other origins, so everything here carries CORS headers.
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 from flask import Blueprint, Response, abort, jsonify, redirect, request, send_file
@@ -25,6 +26,8 @@ PAGE = STATIC / "upload_page"
 
 #: What npm brought: name in the page's URLs → file.
 THIRD_PARTY = {"resumable.js": STATIC / "vendor" / "resumable.js"}
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 #: Python's own table depends on the system it runs on. Werkzeug adds the charset to texts.
 CONTENT_TYPES = {
@@ -69,7 +72,8 @@ def page() -> ResponseReturnValue:
 def asset(file: str) -> ResponseReturnValue:
     """Return a script, style sheet or picture of the page."""
     path = THIRD_PARTY.get(file, PAGE / file)
-    if Path(file).suffix not in CONTENT_TYPES or not path.is_file():
+    # A file system is asked only for names that it can have.
+    if not _NAME.fullmatch(file) or path.suffix not in CONTENT_TYPES or not path.is_file():
         abort(404)
     response = _file(path)
     # A page that isolates itself (Cross-Origin-Embedder-Policy) may embed it too.

@@ -110,7 +110,15 @@ def test_an_unchanged_file_is_asked_for_again_and_not_sent_again(server: Server)
 
 @pytest.mark.parametrize(
     "path",
-    ["nothing.js", "..%2Fpage.js", "..%2f..%2fpackage.json", ".env", "%00.js", "sub/page.js"],
+    [
+        "nothing.js",
+        "..%2Fpage.js",
+        "..%2f..%2fpackage.json",
+        ".env",
+        "%00.js",
+        "sub/page.js",
+        f"{'a' * 300}.js",
+    ],
 )
 def test_other_names_are_not_found(server: Server, path: str) -> None:
     answer = get(server, f"/upload-page/{path}")
