@@ -21,13 +21,26 @@ _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
 
 
 def absolute_url(request: Request, settings: Settings, path: str) -> str:
-    """Return the URL of ``path``, which begins with a slash."""
+    """Return the URL of ``path``, which begins with a slash.
+
+    Where a request does not tell the host, it is relative to what the client has
+    called (RFC 3986 section 4.2).
+    """
     if settings.base_url:
         return settings.base_url + path
-    scheme, host, prefix = request.scheme, request.host, ""
+    scheme, host, prefix = request.scheme, _host(request), ""
     if _is_trusted(request.remote_addr, settings):
         scheme, host, prefix = _forwarded(request, scheme, host)
-    return f"{scheme}://{host}{prefix}{path}"
+    return f"{scheme}://{host}{prefix}{path}" if host else f"{prefix}{path}"
+
+
+def _host(request: Request) -> str:
+    """Return the Host of a request, "" where it names none.
+
+    Werkzeug knows no underscores, which names in container networks may have.
+    """
+    told = request.headers.get("Host", "")
+    return told if _HOST.fullmatch(told) else request.host
 
 
 def _is_trusted(peer: str | None, settings: Settings) -> bool:

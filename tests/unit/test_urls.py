@@ -31,6 +31,20 @@ def test_without_proxies_it_is_what_the_client_has_called() -> None:
     assert url("192.0.2.1", Host="[2001:db8::1]:3000") == "http://[2001:db8::1]:3000/download/1"
 
 
+def test_a_host_of_a_container_network_may_have_underscores() -> None:
+    assert url("192.0.2.1", Host="my_app:3000") == "http://my_app:3000/download/1"
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a b", "a/b", "a@b", "a?b", "a\\b", '"><script>', "[::1", "ü"]
+)
+def test_what_is_no_host_leaves_the_path(host: str) -> None:
+    """Clients resolve it against what they have called; ``http:///download/1`` leads nowhere."""
+    assert url("192.0.2.1", Host=host) == PATH
+    assert url(Host=host, X_Forwarded_Prefix="/up") == f"/up{PATH}"
+    assert url(Host=host, X_Forwarded_Host="a.example.com") == f"http://a.example.com{PATH}"
+
+
 def test_the_setting_wins() -> None:
     told = {"X_Forwarded_Host": "other.example.com", "X_Forwarded_Proto": "http"}
     got = url(base_url="https://files.example.com/up/", **told)
