@@ -130,13 +130,22 @@ def session_principal(token: str, secret: str) -> Principal:
         ) from error
     except jwt.InvalidTokenError as error:
         raise NotAuthenticated("Invalid session token") from error
-    if claims["use"] != _USE:
+    limit, protocols = claims.get("max_bytes"), claims.get("protocols")
+    if not (
+        claims["use"] == _USE
+        and all(isinstance(claims[name], str) for name in ("owner", "directory"))
+        and (limit is None or type(limit) is int)
+        and (protocols is None or _are_texts(protocols))
+    ):
         raise NotAuthenticated("Invalid session token")
-    protocols = claims.get("protocols")
     return Principal(
         owner=claims["owner"],
         scopes=frozenset({Scope.UPLOAD}),
         directory=claims["directory"],
-        max_bytes=claims.get("max_bytes"),
+        max_bytes=limit,
         protocols=None if protocols is None else frozenset(protocols),
     )
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)

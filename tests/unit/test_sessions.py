@@ -69,6 +69,13 @@ def test_a_token_ends() -> None:
         signed(owner=None),
         signed(directory=None),
         signed(exp=None),
+        signed(owner=5),
+        signed(directory=["a"]),
+        signed(max_bytes="1000"),
+        signed(max_bytes=True),
+        signed(protocols="tus"),
+        signed(protocols=5),
+        signed(protocols=[["tus"]]),
         jwt.encode({"use": "session", "owner": "x", "directory": "", "exp": LATER}, "", "none"),
     ],
 )
