@@ -28,7 +28,7 @@ def start_worker(worker: Any) -> None:
     end of the graceful timeout without a word.
     """
     wiring: Wiring = worker.wsgi.extensions[EXTENSION]
-    answer_in_json(worker, any_origin="*" in wiring.settings.cors_origins)
+    answer_in_json(worker, wiring.settings.cors_origins)
     connections = Connections(wiring.settings.body_idle_timeout_secs)
     connections.watch(worker)
     stop_gunicorn = signal.getsignal(signal.SIGTERM)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from app import logs
@@ -18,12 +18,17 @@ from app import logs
 _PAGE = re.compile(rb"HTTP/1\.1 (\d{3}) ([^\r]*)\r\n.*</h1>(.*)</body>", re.DOTALL)
 
 
-def answer_in_json(worker: Any, *, any_origin: bool) -> None:
-    """Have gunicorn's ``worker`` write its refusals as JSON; ``any_origin``: for all pages."""
+def answer_in_json(worker: Any, origins: Sequence[str]) -> None:
+    """Have gunicorn's ``worker`` write its refusals as JSON, for pages of ``origins``.
+
+    Whose page has sent what cannot be read is not known, so of several origins
+    none can be named; one, or ``*``, always is.
+    """
     handle_error: Callable[..., None] = worker.handle_error
+    origin = "*" if "*" in origins else origins[0] if len(origins) == 1 else None
 
     def handled(request: Any, client: Any, address: Any, error: BaseException) -> None:
-        handle_error(request, _Translating(client, any_origin), address, error)
+        handle_error(request, _Translating(client, origin), address, error)
 
     worker.handle_error = handled
 
@@ -31,9 +36,9 @@ def answer_in_json(worker: Any, *, any_origin: bool) -> None:
 class _Translating:
     """A socket that sends gunicorn's error page as one of our JSON errors."""
 
-    def __init__(self, client: Any, any_origin: bool) -> None:
+    def __init__(self, client: Any, origin: str | None) -> None:
         self._client = client
-        self._any_origin = any_origin
+        self._origin = origin
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -60,6 +65,6 @@ class _Translating:
             f"X-Request-ID: {logs.request_id(None)}",
             "Tus-Resumable: 1.0.0",  # nobody knows the path; it must be on all below /files
         ]
-        if self._any_origin:
-            head.append("Access-Control-Allow-Origin: *")
+        if self._origin is not None:
+            head.append(f"Access-Control-Allow-Origin: {self._origin}")
         return "\r\n".join([*head, "", ""]).encode("latin-1") + body

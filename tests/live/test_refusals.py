@@ -39,6 +39,26 @@ def test_a_request_that_cannot_be_read_gets_an_error_in_json(
     assert headers["x-request-id"]
 
 
+@pytest.mark.parametrize(
+    ("origins", "allowed"),
+    [
+        ("https://app.example.com", "https://app.example.com"),
+        ("https://app.example.com,https://b.example.com", None),
+        ("none", None),
+    ],
+)
+def test_pages_of_the_one_origin_may_read_why_a_request_cannot_be_read(
+    start_server: StartServer, origins: str, allowed: str | None
+) -> None:
+    """Which page has sent it is not known: of several origins none can be named."""
+    server = start_server(CORS_ORIGINS=origins, WORKERS=1)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.sendall(b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        status, headers, _ = read_response(sock)
+    assert status == 414
+    assert headers.get("access-control-allow-origin") == allowed
+
+
 def test_a_root_whose_disk_is_missing_is_not_taken_for_a_new_one(
     start_server: StartServer, tmp_path: Path
 ) -> None:
