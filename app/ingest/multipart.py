@@ -10,7 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-from multipart import MultipartError, MultipartSegment, PushMultipartParser
+from multipart import (
+    MultipartError,
+    MultipartSegment,
+    ParserLimitReached,
+    PushMultipartParser,
+)
 
 from app.errors import BodyStalled, MalformedRequest, UnknownContentType
 from app.ingest.body import Body
@@ -27,6 +32,11 @@ MAX_PARTS = 64
 
 #: RFC 2046 section 5.1.1.
 MAX_BOUNDARY_CHARACTERS = 70
+
+#: Fields that say that a part is not the file's own bytes (RFC 9110 section 8.4, RFC
+#: 2045 section 6), and their values that say the contrary, which some libraries send.
+_CODINGS = ("Content-Encoding", "Content-Transfer-Encoding")
+_NO_CODINGS = frozenset({"", "identity", "binary", "8bit", "7bit"})
 
 #: What is taken at a time while fields are read: little, because the file's
 #: first bytes among it are copied once more.
@@ -150,6 +160,10 @@ class Form:
                 else:
                     self._read_bytes -= len(event)
                     yield event
+        except ParserLimitReached as error:
+            raise MalformedRequest(
+                f"The form has over {MAX_PARTS} parts, or a part with too many or too long headers"
+            ) from error
         except MultipartError as error:
             raise MalformedRequest("The form is malformed") from error
         if self._read_bytes > MAX_FIELDS_BYTES:
@@ -193,6 +207,11 @@ class Form:
                 raise UnknownContentType(
                     "The file must be sent as a blob; chunkFormat 'base64' is not taken"
                 )
+            for name in _CODINGS:
+                if segment.header(name, "").strip().lower() not in _NO_CODINGS:
+                    raise UnknownContentType(
+                        f"The form's file is not decoded: send it as it is, without {name}"
+                    )
             self._file = segment
         elif segment.filename is not None:
             raise MalformedRequest(f"The form's file must be called {self._shown_names()}")

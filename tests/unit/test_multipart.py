@@ -216,6 +216,28 @@ def test_a_file_as_text_is_refused_by_its_type() -> None:
         read(PieceBody([form(field("file", "data:;base64,AAAA"))]))
 
 
+@pytest.mark.parametrize("name", ["Content-Encoding", "content-transfer-encoding"])
+def test_a_coded_file_is_refused_by_its_type(name: str) -> None:
+    for coding in ("gzip", "BASE64", "quoted-printable", "identity, br"):
+        with pytest.raises(UnknownContentType, match="send it as it is"):
+            read(PieceBody([form(file(b"abc", f"{name}: {coding}"))]), [3])
+    for coding in ("", "identity", "Binary", "8bit"):
+        collector, _ = read(PieceBody([form(file(b"abc", f"{name}: {coding}"))]), [3])
+        assert collector.content == b"abc"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        form(*[field("a", "b")] * MAX_PARTS, file(b"abc")),
+        form(file(b"abc", *[f"X-{number}: 1" for number in range(9)])),
+    ],
+)
+def test_a_form_over_a_limit_is_told_which_ones_there_are(body: bytes) -> None:
+    with pytest.raises(MalformedRequest, match=f"over {MAX_PARTS} parts, or .* headers"):
+        read(PieceBody([body]))
+
+
 @pytest.mark.parametrize("boundary", ["", "x" * 71, "a\nb"])
 def test_a_boundary_has_to_be_one(boundary: str) -> None:
     with pytest.raises(MalformedRequest):
