@@ -49,14 +49,14 @@ def parse_number(name: str, header: str) -> int:
     """Lengths and offsets are non-negative integers.
 
     Core Protocol, Headers, "Upload-Offset" and "Upload-Length". Numbers beyond
-    MAX_BYTES come back as MAX_BYTES: larger than anything, and as wrong.
+    MAX_BYTES come back as one more: larger than anything, and as wrong.
     """
     text = header.strip(_BLANKS)
     if not _NUMBER.fullmatch(text):
         raise MalformedRequest(f"{name} must be a decimal number of bytes")
     if len(text.lstrip("0")) > len(str(MAX_BYTES)):  # int() refuses more than 4,300 digits
-        return MAX_BYTES
-    return min(int(text), MAX_BYTES)
+        return MAX_BYTES + 1
+    return min(int(text), MAX_BYTES + 1)
 
 
 def parse_length(length: str | None, defer_length: str | None) -> int | None:

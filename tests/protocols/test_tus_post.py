@@ -125,9 +125,19 @@ def test_a_length_over_the_limit_is_413(limited: Server) -> None:
     assert tus.create(LIMIT_BYTES)
 
 
-@pytest.mark.parametrize("length", ["9" * 19, "9" * 40])
-def test_a_length_beyond_every_disk_is_refused(tus: Tus, length: str) -> None:
-    assert refused(tus, 507, {"Upload-Length": length}) == "storage_full"
+def test_a_length_beyond_every_disk_is_507(tus: Tus) -> None:
+    assert refused(tus, 507, {"Upload-Length": 2**63 - 1}) == "storage_full"
+
+
+@pytest.mark.parametrize("length", [2**63, "9" * 40])
+def test_a_length_that_no_file_can_have_is_413(tus: Tus, length: object) -> None:
+    """Its client would be told another one, were it stored as the largest there is."""
+    assert refused(tus, 413, {"Upload-Length": length}) == "upload_too_large"
+    upload = tus.create(None)
+    response = tus.patch_raw(upload, 0, b"bytes", Upload_Length=length)
+    assert response.status_code == 413
+    assert tus.offset(upload) == 0
+    assert "Upload-Length" not in tus.head(upload).headers
 
 
 # ---- metadata ---------------------------------------------------------------

@@ -72,7 +72,7 @@ def test_every_non_negative_integer_is_a_number(number: int) -> None:
 def test_anything_but_digits_is_no_number(text: str) -> None:
     stripped = text.strip(" \t")
     if stripped and set(stripped) <= set(string.digits):
-        assert parse_number("Upload-Length", text) == min(int(stripped), MAX_BYTES)
+        assert parse_number("Upload-Length", text) == min(int(stripped), MAX_BYTES + 1)
     else:
         with pytest.raises(MalformedRequest):
             parse_number("Upload-Length", text)
@@ -87,8 +87,8 @@ def test_what_python_would_take_for_a_number_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [str(MAX_BYTES + 1), "9" * 30, "9" * 8000])
-def test_a_number_beyond_every_file_system_is_the_largest(text: str) -> None:
-    assert parse_number("Upload-Length", text) == MAX_BYTES
+def test_a_number_beyond_every_file_system_is_larger_than_any_that_is_not(text: str) -> None:
+    assert parse_number("Upload-Length", text) == MAX_BYTES + 1
 
 
 # ---- Upload-Length, Upload-Defer-Length -------------------------------------
