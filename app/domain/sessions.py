@@ -133,7 +133,8 @@ def session_principal(token: str, secret: str) -> Principal:
     limit, protocols = claims.get("max_bytes"), claims.get("protocols")
     if not (
         claims["use"] == _USE
-        and all(isinstance(claims[name], str) for name in ("owner", "directory"))
+        and isinstance(claims["owner"], str)
+        and _is_directory(claims["directory"])
         and (limit is None or type(limit) is int)
         and (protocols is None or _are_texts(protocols))
     ):
@@ -145,6 +146,13 @@ def session_principal(token: str, secret: str) -> Principal:
         max_bytes=limit,
         protocols=None if protocols is None else frozenset(protocols),
     )
+
+
+def _is_directory(value: object) -> bool:
+    try:
+        return isinstance(value, str) and _checked_directory(value) == value
+    except InvalidField:
+        return False
 
 
 def _are_texts(value: object) -> bool:
