@@ -20,6 +20,11 @@ _TOO_LARGE = "The file is larger than the storage's file system, or a limit on i
 #: one file: 8 MiB was best, 1 MiB little better than leaving all to the sync.
 _WRITE_EARLY_BYTES = 8 * 1024 * 1024
 
+#: Written at a time. Linux takes a block of memory as large as a write fills, up to a
+#: MiB and more. A virtual machine may have handed such blocks back to its host, and
+#: each costs it a wait of milliseconds; smaller ones are at hand (docs/performance.md).
+_PIECE_BYTES = 128 * 1024
+
 #: Copied between two looks at whether to go on, and at a time through memory.
 _COPY_BYTES = 64 * 1024 * 1024
 _MEMORY_BYTES = 1024 * 1024
@@ -95,14 +100,13 @@ class LocalWriter(PartWriter):
     def write(self, buffer: memoryview) -> None:
         """See PartWriter."""
         try:
-            written = os.pwrite(self._descriptor, buffer, self._offset)
-            self._offset += written
-            # Short where the disk or a limit ends within the buffer: the next
-            # call then says why.
+            written = 0
+            # Short where the disk or a limit ends within a piece: the next call says why.
             while written < len(buffer):
-                more = os.pwrite(self._descriptor, buffer[written:], self._offset)
-                self._offset += more
-                written += more
+                piece = buffer[written : written + _PIECE_BYTES]
+                count = os.pwrite(self._descriptor, piece, self._offset)
+                self._offset += count
+                written += count
             if self._write_early and self._offset - self._unwritten >= _WRITE_EARLY_BYTES:
                 files.start_writeback(
                     self._descriptor, self._unwritten, self._offset - self._unwritten
