@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from botocore.exceptions import ClientError
 
 from app.storage.smb_names import stored_name
-from tests.harness.s3 import S3Server
+from tests.harness.s3 import S3Server, stored
 from tests.harness.samba import Samba
 
 
@@ -203,6 +203,10 @@ class Bucket(Store):
             for key in sorted(keys)
             if not key.startswith(".staging/")
         ]
+
+    def everything(self) -> list[str]:
+        """Return what is in the bucket, whatever it is; see ``stored``."""
+        return stored(self._client, self._name)
 
     def staged(self) -> list[StagedFile]:
         """See Store: multipart uploads, and what waits on the disk."""
