@@ -28,7 +28,7 @@ from app.storage.smb_inbox import Inbox
 from app.storage.smb_login import Login
 from app.storage.smb_requests import Command
 from app.storage.smb_seal import LENGTH_BYTES, BadSeal
-from app.storage.smb_socket import bound_calls, is_quiet, reset
+from app.storage.smb_socket import bound_calls, is_quiet, reset, send_all
 from app.storage.smb_turns import Turns
 
 #: Bytes that one credit stands for (MS-SMB2 3.2.4.1.5).
@@ -38,9 +38,10 @@ _CREDIT_BYTES = 64 * 1024
 #: 8192 (Samba), small ones less.
 _WANTED_CREDITS = 128
 
-#: Moved with one request where the server takes so much. Buffers are used again.
+#: Moved with one request where the server takes so much.
 PIECE_BYTES = 1024 * 1024
-_BUFFER_BYTES = LENGTH_BYTES + requests.WRITE_DATA_OFFSET + PIECE_BYTES
+
+_NOTHING = memoryview(b"")
 
 #: What can go wrong in the middle of a connection, which is then of no more use.
 _FATAL = (OSError, BadSeal, ValueError, struct.error, ConnectionLost)
@@ -56,7 +57,6 @@ class Channel:
         bound_calls(self._sock, timeout_seconds)
         self._inbox = Inbox(self._sock)
         self._sending = native_lock()
-        self._buffers: list[bytearray] = []
         self._turns = Turns()
         self._state = self._turns.lock  # guards all below
         self._message_id = login.message_id
@@ -100,7 +100,7 @@ class Channel:
         was refused, ConnectionLost.
         """
         exchanges, buffer = lay_out(sent)
-        self._send(exchanges, buffer, len(buffer))
+        self._send(exchanges, buffer)
         for exchange in exchanges:
             self.settle(exchange)
         return [self.finish(exchange) for exchange in exchanges]
@@ -109,26 +109,20 @@ class Channel:
         self,
         command: Command,
         body: bytes,
-        data: memoryview | None = None,
+        data: memoryview = _NOTHING,
         *,
         payload_bytes: int = 0,
     ) -> Exchange:
         """Send a request with ``data`` behind ``body``, and return without its answer.
 
-        The data are the caller's again on return. ``finish`` or ``settle`` must
-        follow. Raises ConnectionLost.
+        The data are the caller's again on return: nothing here keeps them.
+        ``finish`` or ``settle`` must follow. Raises ConnectionLost.
         """
-        end = LENGTH_BYTES + HEADER_BYTES + len(body)
-        buffer = bytearray(end) if data is None else self._take_buffer()
-        buffer[end - len(body) : end] = body
-        if data is not None:
-            payload_bytes = len(data)
-            buffer[end : end + payload_bytes] = data
-            end += payload_bytes
+        buffer = bytearray(LENGTH_BYTES + HEADER_BYTES) + body
+        payload_bytes = max(payload_bytes, len(data))
         charge = max(1, -(-payload_bytes // _CREDIT_BYTES)) if self._login.multi_credit else 1
         exchange = Exchange(command, charge)
-        exchange.buffer = buffer
-        self._send([exchange], buffer, end)
+        self._send([exchange], buffer, data)
         return exchange
 
     def finish(self, exchange: Exchange) -> memoryview:
@@ -145,10 +139,6 @@ class Channel:
     def settle(self, exchange: Exchange) -> None:
         """Wait until a request has been answered, whatever the answer. Raises ConnectionLost."""
         self._wait(lambda: exchange.status is not None)
-
-    def reuse(self, exchange: Exchange) -> None:
-        """Take back the buffer of an exchange that had data, once it has been answered."""
-        self._buffers.append(exchange.buffer)
 
     def is_stale(self) -> bool:
         """Tell whether the server has ended the connection while nobody looked."""
@@ -181,12 +171,6 @@ class Channel:
         granted = self._credits + self._charged if self._login.multi_credit else 1
         return min(PIECE_BYTES, max(1, granted) * _CREDIT_BYTES)
 
-    def _take_buffer(self) -> bytearray:
-        try:
-            return self._buffers.pop()
-        except IndexError:
-            return bytearray(_BUFFER_BYTES)
-
     @contextlib.contextmanager
     def _on_socket(self) -> Iterator[None]:
         """Keep the socket open within; whatever goes wrong with it ends the connection."""
@@ -211,13 +195,17 @@ class Channel:
         if self._lost is not None:
             raise _lost_by(self._lost)
 
-    def _send(self, exchanges: Sequence[Exchange], buffer: bytearray, end: int) -> None:
-        """Send the requests in a buffer, which end there, as soon as there are credits for them."""
+    def _send(
+        self, exchanges: Sequence[Exchange], buffer: bytearray, data: memoryview = _NOTHING
+    ) -> None:
+        """Send requests, ``data`` behind the last, as soon as there are credits for them."""
         charge = sum(exchange.charge for exchange in exchanges)
-        while not self._try_send(exchanges, buffer, end):
+        while not self._try_send(exchanges, buffer, data):
             self._wait(lambda: self._credits >= charge or not self._exchanges)
 
-    def _try_send(self, exchanges: Sequence[Exchange], buffer: bytearray, end: int) -> bool:
+    def _try_send(
+        self, exchanges: Sequence[Exchange], buffer: bytearray, data: memoryview = _NOTHING
+    ) -> bool:
         """Send requests; False if they must wait for credits."""
         login = self._login
         with self._on_socket(), self._sending:
@@ -242,7 +230,7 @@ class Channel:
                 more_credits=missing,
             )
             try:
-                self._sock.sendall(self._seal.close(buffer, end - LENGTH_BYTES))
+                send_all(self._sock, self._seal.close(buffer, data))
             except BlockingIOError:
                 raise TimedOut("the server takes nothing") from None
         return True
@@ -275,7 +263,7 @@ class Channel:
         body = requests.echo()
         self._echo = Exchange(Command.ECHO, charge=1)
         buffer = bytearray(LENGTH_BYTES + HEADER_BYTES) + body
-        if not self._try_send([self._echo], buffer, len(buffer)):
+        if not self._try_send([self._echo], buffer):
             raise TimedOut("the server has not answered anything")
 
     def _deliver(self, message: memoryview) -> None:

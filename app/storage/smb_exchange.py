@@ -18,7 +18,6 @@ class Exchange:
 
     __slots__ = (
         "answer",
-        "buffer",
         "charge",
         "command",
         "interim",
@@ -30,7 +29,6 @@ class Exchange:
     def __init__(self, command: Command, charge: int) -> None:
         self.command = command
         self.charge = charge  #: credits it costs
-        self.buffer = bytearray()  #: the request as it was sent, where that is kept
         self.offset = LENGTH_BYTES  #: where its header lies
         self.message_id = 0
         self.interim = False  #: the server has said that it will take its time

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections.abc import Sequence
 
 from gevent import monkey
 
@@ -54,6 +55,17 @@ def bound_calls(sock: socket.socket, timeout_seconds: float) -> None:
     limit = struct.pack("ll", int(timeout_seconds), int(timeout_seconds % 1 * 1_000_000))
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
         sock.setsockopt(socket.SOL_SOCKET, option, limit)
+
+
+def send_all(sock: socket.socket, pieces: Sequence[memoryview]) -> None:
+    """Send all pieces, one after the other. Raises BlockingIOError when the timeout is over."""
+    left = list(pieces)
+    while left:
+        sent = sock.sendmsg(left)
+        while left and sent >= len(left[0]):
+            sent -= len(left.pop(0))
+        if sent:
+            left[0] = left[0][sent:]
 
 
 def is_quiet(sock: socket.socket) -> bool:

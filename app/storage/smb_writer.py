@@ -16,8 +16,7 @@ from app.storage.base import PartWriter
 from app.storage.smb_errors import ConnectionLost, Refused, Status, translated
 from app.storage.smb_exchange import Exchange
 from app.storage.smb_files import ShareFile
-from app.storage.smb_requests import WRITE_DATA_OFFSET, Command
-from app.storage.smb_seal import LENGTH_BYTES
+from app.storage.smb_requests import Command
 from app.storage.smb_share import Lane, Share
 
 #: Requests of one part on their way: 4 MiB, as much as a link of 10 Gbit/s holds in 3 ms.
@@ -28,7 +27,6 @@ _FINISHED = "the writer is finished"
 
 class _Sent(NamedTuple):
     exchange: Exchange
-    offset: int
     length: int
 
 
@@ -76,26 +74,19 @@ class SmbWriter(PartWriter):
                 piece = buffer[: channel.write_bytes]
                 body = requests.write(handle, self._offset, len(piece))
                 exchange = channel.start(Command.WRITE, body, piece)
-                self._sent.append(_Sent(exchange, self._offset, len(piece)))
+                self._sent.append(_Sent(exchange, len(piece)))
                 self._offset += len(piece)
                 buffer = buffer[len(piece) :]
 
     def _settle(self) -> None:
-        """Look at the answer to the oldest request, and send what it did not take."""
-        channel = self._file.channel
-        exchange, offset, length = self._sent.popleft()
-        written = requests.written_bytes(channel.finish(exchange))
-        while written < length:  # the disk may be full there: the next answer says so
-            start = LENGTH_BYTES + WRITE_DATA_OFFSET
-            rest = memoryview(exchange.buffer)[start + written : start + length]
-            body = requests.write(self._file.handle, offset + written, len(rest))
-            again = channel.start(Command.WRITE, body, rest)
-            more = requests.written_bytes(channel.finish(again))
-            channel.reuse(again)
-            if not more:
-                raise Refused(Status.DISK_FULL)
-            written += more
-        channel.reuse(exchange)
+        """Look at the answer to the oldest request.
+
+        A server that takes less than all has no room for the rest; Linux's own
+        client sees it so, too.
+        """
+        exchange, length = self._sent.popleft()
+        if requests.written_bytes(self._file.channel.finish(exchange)) < length:
+            raise Refused(Status.DISK_FULL)
 
     def _commit(self, durable: bool) -> str | None:
         try:

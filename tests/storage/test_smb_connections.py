@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
@@ -180,6 +182,25 @@ def test_many_parts_share_one_connection(samba, smb_backend):
     assert backend.read(backend.publish(staged)) == content
     backend.storage.delete(staged.target_key)
     backend.close()
+
+
+def test_what_has_been_sent_of_many_slow_parts_takes_no_memory(smb):
+    """A thousand clients may pause in the middle of a part: each had four MiB on their way."""
+    parts, size = 20, 4 * MIB
+    staged = smb.staged(2 * parts * size)
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(smb.storage.writer(staged, index, index * size, 2 * size))
+            for index in range(parts)
+        ]
+        data = memoryview(bytes(size))
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        for writer in writers:
+            writer.write(data)
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    assert kept_bytes < parts * size / 4
+    smb.storage.discard(staged)
 
 
 def test_a_forked_process_makes_connections_of_its_own(smb, processes):

@@ -105,10 +105,9 @@ def message(body: bytes = b"the body of a message") -> bytearray:
     return buffer
 
 
-def sealed(seal) -> bytearray:
+def sealed(seal, data: bytes = b"") -> bytearray:
     """Return the content of a frame."""
-    buffer = message()
-    frame = seal.close(buffer, len(buffer) - LENGTH_BYTES)
+    frame = b"".join(seal.close(message(), memoryview(data)))
     assert int.from_bytes(frame[:LENGTH_BYTES], "big") == len(frame) - LENGTH_BYTES
     return bytearray(frame[LENGTH_BYTES:])
 
@@ -123,10 +122,23 @@ def test_what_was_encrypted_can_be_read_again_and_not_before(name):
 
 
 @pytest.mark.parametrize("name", ["GCM", "CCM"])
-def test_no_nonce_is_used_twice(name):
+@pytest.mark.parametrize("data", [b"", b"what is written"])
+def test_no_nonce_is_used_twice(name, data):
     seal = SEALS[name]()
-    nonces = {bytes(sealed(seal)[20:36]) for _ in range(1000)}
+    nonces = {bytes(sealed(seal, data)[20:36]) for _ in range(1000)}
     assert len(nonces) == 1000
+
+
+@pytest.mark.parametrize("name", SEALS)
+@pytest.mark.parametrize("length", [1, 15, 16, 100_003])
+def test_data_behind_a_message_are_protected_as_if_they_were_in_it(monkeypatch, name, length):
+    """They are not copied: what the server gets must be the same all the same."""
+    monkeypatch.setattr(os, "urandom", lambda count: b"n" * count)
+    data = random.randbytes(length)
+    whole = message(b"the head" + data)
+    in_one = b"".join(SEALS[name]().close(whole, memoryview(b"")))
+    in_two = b"".join(SEALS[name]().close(message(b"the head"), memoryview(data)))
+    assert in_two == in_one
 
 
 @pytest.mark.parametrize("name", SEALS)
