@@ -164,6 +164,11 @@ def find_for_renaming(channel: Channel, names: Names) -> ShareFile | None:
     return find_file(channel, names, _WRITE | Access.DELETE)
 
 
+def find_folder(channel: Channel, names: Names) -> ShareFile | None:
+    """Open a folder, None if it is not there."""
+    return find_file(channel, names, _STAT, Option.FOLDER)
+
+
 def open_or_create(channel: Channel, names: Names) -> ShareFile:
     """Open a file to write into it, making an empty one where none is."""
     return open_file(channel, names, _WRITE, Disposition.OPEN_OR_CREATE)

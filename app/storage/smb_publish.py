@@ -23,6 +23,11 @@ from app.storage.smb_root import Root
 #: or published the same upload in the very moment between two requests.
 _ATTEMPTS = 10
 
+_NAME_REFUSED = (
+    "The SMB share cannot hold a file of this name: a folder of it is a file or a "
+    "symbolic link there, or the name is too long for the server"
+)
+
 #: What making a folder meets where its name is a file.
 _NO_FOLDER = NAME_REFUSED | {Status.OBJECT_NAME_COLLISION}
 
@@ -47,6 +52,7 @@ class SmbPublication:
         WrongRoot, StorageUnavailable, Refused, ConnectionLost.
         """
         self.root.verify(channel)
+        blocked_count = 0
         for _ in range(_ATTEMPTS):
             staged = smb_files.find_for_renaming(channel, self.root.below(self.staged))
             if staged is None:
@@ -58,9 +64,10 @@ class SmbPublication:
                 try:
                     self._rename(channel, staged)
                 except Refused as error:
-                    if error.status in MISSING:
-                        continue
-                    raise
+                    if error.status not in MISSING:
+                        raise
+                    blocked_count += self._is_blocked(channel)
+                    continue
                 staged.flush()
             self._sync_folders(channel)
             # Renaming does not save a file that somebody discards meanwhile: it
@@ -68,6 +75,8 @@ class SmbPublication:
             if smb_files.stat_file(channel, self.root.below(self.target)) is None:
                 raise PartsLost()
             return
+        if blocked_count == _ATTEMPTS:
+            raise StorageFault(_NAME_REFUSED)
         raise StorageUnavailable("Folders of the final name keep vanishing; try again")
 
     def _trim(self, staged: ShareFile) -> None:
@@ -105,6 +114,23 @@ class SmbPublication:
         with self._name_refused(_NO_FOLDER):
             smb_files.make_folder(channel, target[:-1])
         self._rename_into(channel, staged)
+
+    def _is_blocked(self, channel: Channel) -> bool:
+        """Tell whether the final name cannot be had though nothing is missing.
+
+        Servers say the same of symbolic links that lead out of the share, or
+        nowhere, as of what is not there: the name may be one, or a folder of it.
+        """
+        folder = self.root.below(self.target[:-1])
+        found = smb_files.find_folder(channel, folder)
+        if found is not None:
+            found.close()
+            return True
+        try:
+            smb_files.make_folder(channel, folder)
+        except Refused as error:
+            return error.status in MISSING
+        return False
 
     def _rename_into(self, channel: Channel, staged: ShareFile) -> None:
         """Rename into a folder that has just been made."""
@@ -147,7 +173,4 @@ class SmbPublication:
         except Refused as error:
             if error.status not in statuses:
                 raise
-            raise StorageFault(
-                "The SMB share cannot hold a file of this name: a folder of it is a file or a "
-                "symbolic link there, or the name is too long for the server"
-            ) from error
+            raise StorageFault(_NAME_REFUSED) from error

@@ -161,6 +161,19 @@ def test_a_full_share_is_told_and_heals_once_there_is_room(small):
     small.storage.delete(other.target_key)
 
 
+def test_a_first_start_on_a_full_share_says_so_and_leaves_nothing(small, tmp_path):
+    filler = tmp_path / "disk/filler"
+    with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(KIB))
+    with pytest.raises(StorageFull):
+        SmbStorage(small.share(), ("new", "root"), "an-instance")
+    left = [path for path in (tmp_path / "disk/new").rglob("*") if path.is_file()]
+    assert left == []
+    filler.unlink()
+    assert SmbStorage(small.share(), ("new", "root"), "an-instance").check() > 0
+
+
 def test_all_that_fits_before_the_share_is_full_is_kept(small):
     content = random.randbytes(700 * KIB)
     staged = small.staged(10 * MIB)
@@ -187,6 +200,33 @@ def test_a_final_name_whose_folder_is_a_file_is_a_fault(smb):
     assert smb.read(smb.publish(replace(staged, target_key="free/movie.mp4"))) == b"content"
     smb.storage.delete("free/movie.mp4")
     (smb.root / "taken").unlink()
+
+
+LINKS = {"followed": {}, "not followed": {"follow_symlinks": "no"}}
+LED_TO = {"a folder": "outside", "a file": "outside/file", "nothing": "missing", "itself": "link"}
+
+
+@pytest.mark.parametrize("options", LINKS.values(), ids=LINKS)
+@pytest.mark.parametrize("led_to", LED_TO.values(), ids=LED_TO)
+def test_a_link_that_leads_out_of_the_share_is_not_followed(own, tmp_path, options, led_to):
+    """It was made on the server itself. Nothing is retried: only who made it can heal it."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/file").write_bytes(b"a stranger's")
+    link = own.root / "link"
+    link.symlink_to(link if led_to == "link" else tmp_path / led_to)
+    own.samba.add_share("share", own.samba.root, **options)
+    own.reconnect()
+    for target_key in ("link", "link/movie.mp4", "link/below/it/movie.mp4"):
+        staged = own.filled(b"content", key=target_key)
+        with pytest.raises(StorageFault):
+            own.publish(staged)
+        free = replace(staged, target_key="free/movie.mp4")
+        assert own.read(own.publish(free)) == b"content"
+        own.storage.delete(free.target_key)
+    assert link.is_symlink()
+    assert [path.name for path in (tmp_path / "outside").iterdir()] == ["file"]
+    assert (tmp_path / "outside/file").read_bytes() == b"a stranger's"
+    link.unlink()
 
 
 def test_a_file_that_another_program_keeps_to_itself_is_told(smb):
