@@ -55,12 +55,12 @@ class Copying:
 class Way:
     """A way to store the file: ``copy`` does it, in a directory that is emptied afterwards.
 
-    ``beside``: the name of the way it is compared with. ``copy`` takes whether
+    ``beside``: the names of the ways it is compared with. ``copy`` takes whether
     it is to look at every byte that was stored.
     """
 
     name: str
-    beside: str | None
+    beside: tuple[str, ...]
     copy: Callable[[Path, Path, bool], Copying]
 
 
@@ -100,14 +100,16 @@ def table_of(found: Mapping[str, list[Copying]]) -> str:
     lines = []
     for way in WAYS:
         spread = seconds[way.name]
-        ratio = seconds[way.beside].median / spread.median if way.beside else None
+        compared = [
+            f"{seconds[other].median / spread.median:.2f} x {other}" for other in way.beside
+        ]
         peaks = [copying.peak_rss_bytes for copying in found[way.name] if copying.peak_rss_bytes]
         lines.append(
             [
                 way.name,
                 spread.text(2),
                 f"{FILE_BYTES / spread.median / MEGABYTE:.0f}",
-                "" if ratio is None else f"{ratio:.2f} x {way.beside}",
+                ", ".join(compared),
                 f"{max(peaks) / MIB:.0f}" if peaks else "",
             ]
         )
@@ -184,13 +186,17 @@ def _to_share(durability: Durability, place: Path, source: Path, thorough: bool)
     return copying
 
 
-def _by_smbclient(durability: Durability, place: Path, source: Path, thorough: bool) -> Copying:
+def _by_smbclient(
+    protection: str, durability: Durability, place: Path, source: Path, thorough: bool
+) -> Copying:
+    """``protection``: "off", as it is by default, or "encrypt", as it is for Longhaul."""
     with _samba(place) as samba:
         target = place / "share" / "copied.bin"
         start = time.perf_counter()
         subprocess.run(
             [
                 *("smbclient", "//127.0.0.1/bench", "-p", str(samba.port)),
+                f"--client-protection={protection}",
                 *("-U", f"{samba.user}%{samba.password}", "-c", f"put {source} {target.name}"),
             ],
             check=True,
@@ -280,18 +286,27 @@ def _compare_object(server: S3Server, bucket: str, key: str, source: Path) -> No
     _compare(digest.hexdigest(), source)
 
 
+_PUT, _PUT_ENCRYPTED, _SYNCED = "smbclient put", "smbclient put, encrypted", " + 1 fdatasync"
+_BOTO3_UPLOAD = "boto3 upload_file"
+
 WAYS = (
-    Way("smbclient put", None, partial(_by_smbclient, Durability.RELAXED)),
-    Way("Longhaul to SMB, relaxed", "smbclient put", partial(_to_share, Durability.RELAXED)),
-    Way("smbclient put + 1 fdatasync", None, partial(_by_smbclient, Durability.STRICT)),
+    Way(_PUT, (), partial(_by_smbclient, "off", Durability.RELAXED)),
+    Way(_PUT_ENCRYPTED, (), partial(_by_smbclient, "encrypt", Durability.RELAXED)),
+    Way(
+        "Longhaul to SMB, relaxed",
+        (_PUT, _PUT_ENCRYPTED),
+        partial(_to_share, Durability.RELAXED),
+    ),
+    Way(_PUT + _SYNCED, (), partial(_by_smbclient, "off", Durability.STRICT)),
+    Way(_PUT_ENCRYPTED + _SYNCED, (), partial(_by_smbclient, "encrypt", Durability.STRICT)),
     Way(
         "Longhaul to SMB, strict",
-        "smbclient put + 1 fdatasync",
+        (_PUT + _SYNCED, _PUT_ENCRYPTED + _SYNCED),
         partial(_to_share, Durability.STRICT),
     ),
-    Way("boto3 upload_file", None, _by_boto3),
-    Way("Longhaul to S3, direct", "boto3 upload_file", partial(_to_bucket, False)),
-    Way("Longhaul to S3, staged and verified", "boto3 upload_file", partial(_to_bucket, True)),
+    Way(_BOTO3_UPLOAD, (), _by_boto3),
+    Way("Longhaul to S3, direct", (_BOTO3_UPLOAD,), partial(_to_bucket, False)),
+    Way("Longhaul to S3, staged and verified", (_BOTO3_UPLOAD,), partial(_to_bucket, True)),
 )
 
 ERRORS = (subprocess.SubprocessError, CallFailed, TransferFailed, WrongContent)
