@@ -6,14 +6,16 @@ them sends requests to one after the other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from tests.harness.native import Upload
 from tests.harness.nginx import Nginx
 from tests.harness.server import ROOT, Server
-from tests.harness.stores import Disk
+from tests.harness.stores import Disk, Store
 from tests.harness.tables import Postgresql
 
 #: How requests find their node: one after the other, or as the configuration we ship has it.
@@ -41,7 +43,11 @@ _HTTP = """\
 
 
 class Cluster:
-    """``nodes`` behind ``balancer``. Whatever is killed can be started again."""
+    """``nodes`` behind ``balancer``. Whatever is killed can be started again.
+
+    ``store``: what all nodes store in, instead of a disk. ``of_each``: for each node
+    the settings that the others do not have. ``application``: see Server.
+    """
 
     def __init__(
         self,
@@ -52,12 +58,20 @@ class Cluster:
         nodes: int = 2,
         shared_storage: bool = True,
         balancing: str = IN_TURN,
+        store: Store | None = None,
+        of_each: Sequence[Mapping[str, object]] = (),
+        application: str = "wsgi:app",
         **settings: object,
     ) -> None:
         self._database_url = database_url
         self._balancing = balancing
+        self._application = application
+        if store is None and shared_storage:
+            store = Disk(directory / "storage")
+        own = [*of_each, *[{}] * nodes][:nodes]
         self.nodes = [
-            self._node(directory, number, shared_storage, settings) for number in range(nodes)
+            self._node(directory / f"node-{number}", store, settings | dict(own[number]))
+            for number in range(nodes)
         ]
         (directory / "nginx").mkdir()
         self.balancer = Nginx(nginx, directory / "nginx")
@@ -100,7 +114,17 @@ class Cluster:
         lines = self.nodes[node].log_lines()
         return sum('"event": "request"' in line and words in line for line in lines)
 
-    def node_of(self, owner: str) -> int:
+    def finalizing_nodes(self, upload: Upload) -> list[int]:
+        """Return the number of the node that finalizes an upload now; nothing if none does."""
+        claimed = "SELECT owner FROM leases WHERE upload_id = %s AND key = 'finalize'"
+        return [self._node_of(owner) for (owner,) in self.ask(claimed, upload.id)]
+
+    def events(self, upload: Upload) -> list[str]:
+        """Return what has happened to an upload, in order."""
+        happened = "SELECT kind FROM events WHERE upload_id = %s ORDER BY id"
+        return [kind for (kind,) in self.ask(happened, upload.id)]
+
+    def _node_of(self, owner: str) -> int:
         """Return the number of the node that a lease's owner runs on."""
         return next(
             number
@@ -108,16 +132,13 @@ class Cluster:
             if (node.directory / "temp" / "run" / f"{owner}.alive").exists()
         )
 
-    def _node(
-        self, directory: Path, number: int, shared: bool, settings: dict[str, object]
-    ) -> Server:
-        place = directory / f"node-{number}"
+    def _node(self, place: Path, store: Store | None, settings: dict[str, object]) -> Server:
         place.mkdir()
-        storage = directory / "storage" if shared else place / "storage"
         return Server(
             place,
-            store=Disk(storage),
+            store=store or Disk(place / "storage"),
             tables=Postgresql(self._database_url),
+            application=self._application,
             TEMP_STORAGE_PATH=place / "temp",
             WORKERS=1,
             **settings,

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -58,13 +60,16 @@ class Postgres:
         self._run("initdb", "-D", data, "-U", "app", "-A", "trust", "-E", "UTF8", "--no-sync")
         self._serve()
 
-    def restart(self, *, seconds_down: float = 0) -> None:
+    @contextmanager
+    def away(self) -> Iterator[None]:
         """Stop the server as an operator would (every connection breaks), and start it again."""
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
         self._process.wait(STOP_SECONDS)
-        time.sleep(seconds_down)  # how long it is down is the test's input
-        self._serve()
+        try:
+            yield
+        finally:
+            self._serve()
 
     def _serve(self) -> None:
         data = self._directory / "data"

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -33,6 +35,7 @@ class Server:
     """A server that can be started, stopped, killed and started again on its data.
 
     That is on the disk and in SQLite, in its directory, unless it is told otherwise.
+    ``application``: what gunicorn is to run.
     """
 
     def __init__(
@@ -41,9 +44,11 @@ class Server:
         *,
         store: Store | None = None,
         tables: Tables | None = None,
+        application: str = "wsgi:app",
         **settings: object,
     ) -> None:
         self.directory = directory
+        self._application = application
         self.port = free_port()
         self.database = directory / "uploads.db"
         self.store = store or Disk(directory / "uploads")
@@ -91,7 +96,7 @@ class Server:
                     "gunicorn",
                     "-c",
                     f"{ROOT}/deploy/gunicorn.conf.py",
-                    "wsgi:app",
+                    self._application,
                 ],
                 cwd=self.directory,  # a developer's .env is not ours
                 env=self.environment,
@@ -117,6 +122,21 @@ class Server:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(STOP_SECONDS)
         self._process = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started, and not ended since."""
+        return self._process is not None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let all its processes stand still for a while."""
+        group = self._running().pid
+        os.killpg(group, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(group, signal.SIGCONT)
 
     def terminate(self) -> None:
         """Send SIGTERM and return at once."""

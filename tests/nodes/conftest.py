@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,17 +27,26 @@ def restartable_postgres() -> Iterator[Postgres]:
 @pytest.fixture
 def start_cluster(restartable_postgres: Postgres, tmp_path: Path) -> Iterator[StartCluster]:
     """Start a cluster of a test's own: ``start_cluster(nodes=2, shared_storage=False)``."""
+    with clusters(restartable_postgres, tmp_path) as start:
+        yield start
+
+
+@contextmanager
+def clusters(postgres: Postgres, directory: Path) -> Iterator[StartCluster]:
+    """Yield what starts clusters with files in a directory; end them afterwards."""
     program = require_nginx()
-    name = restartable_postgres.new_database()
-    clusters: list[Cluster] = []
+    name = postgres.new_database()
+    started: list[Cluster] = []
 
     def start(**options: object) -> Cluster:
-        cluster = Cluster(tmp_path, restartable_postgres.url(name), program, **options)
-        clusters.append(cluster)
+        cluster = Cluster(directory, postgres.url(name), program, **options)
+        started.append(cluster)
         cluster.start()
         return cluster
 
-    yield start
-    for cluster in clusters:
-        cluster.close()
-    restartable_postgres.drop_database(name)
+    try:
+        yield start
+    finally:
+        for cluster in started:
+            cluster.close()
+        postgres.drop_database(name)

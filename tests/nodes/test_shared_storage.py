@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import random
+import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import pytest
-import requests
 
-from tests.harness.cluster import Cluster
+from tests.harness.load import Load, ride_out
 from tests.harness.native import MIB, TIMEOUT_SECONDS, Native, Upload
+from tests.harness.persistent import TAKEOVER_SECONDS, Persistent
 from tests.harness.postgres import Postgres
 from tests.live.wire import Connection, final_location, put_head, stored_file, until
 from tests.nodes.conftest import StartCluster
@@ -26,43 +28,8 @@ Content = Callable[[int], bytes]
 #: How often the two last parts of an upload meet.
 MEETINGS = 200
 
-#: A dead node's leases run out after 6 s; a busy machine takes a while more.
-TAKEOVER_SECONDS = 60.0
-
-
-class Persistent:
-    """Clients that send parts through the balancer until each is acknowledged, whatever happens."""
-
-    def __init__(self, cluster: Cluster, data: bytes) -> None:
-        self.cluster = cluster
-        self.data = data
-        self.upload = Native(cluster.balancer).init(size=len(data))
-        self.acknowledged: dict[int, str] = {}
-        self.refusals: set[int] = set()
-
-    def send_all(self, threads: int = 4) -> None:
-        """Send every part that is not acknowledged yet; return when all are."""
-        parts = [part for part in range(len(self.upload.tokens)) if part not in self.acknowledged]
-        random.shuffle(parts)
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(self._send, parts))
-
-    def _send(self, part: int) -> None:
-        offset, length = self.upload.span(part)
-        client = Native(self.cluster.balancer)
-        give_up_at = time.monotonic() + TAKEOVER_SECONDS
-        while time.monotonic() < give_up_at:
-            try:
-                answer = client.put_raw(self.upload, part, self.data[offset : offset + length])
-            except requests.RequestException:
-                continue  # the node died under it
-            if answer.status_code == 200:
-                self.acknowledged[part] = answer.json()["checksum_sha256"]
-                return
-            self.refusals.add(answer.status_code)
-            assert answer.status_code in (502, 503), answer.text
-            time.sleep(0.05)  # Retry-After, made short
-        raise AssertionError(f"part {part} was never acknowledged")
+#: Longer than a restart takes.
+DATABASE_AWAY_SECONDS = 4.0
 
 
 def test_parts_of_one_upload_go_to_different_nodes(
@@ -107,10 +74,9 @@ def test_a_node_that_dies_while_finalizing_is_followed_by_another(
     upload = native.init(size=len(data), checksum_sha256=hashlib.sha256(data).hexdigest())
     native.put_all(upload, data)
     assert native.complete_raw(upload).status_code == 202
-    owner = until(lambda: _lease_owner(cluster, upload, "finalize"))
-    busy = cluster.node_of(owner)
+    [busy] = until(lambda: cluster.finalizing_nodes(upload))
     cluster.nodes[busy].kill()
-    assert _events(cluster, upload).count("finalized") == 0, "over too early to prove anything"
+    assert cluster.events(upload).count("finalized") == 0, "over too early to prove anything"
     other = Native(cluster.nodes[1 - busy])
     status = until(
         lambda: _when(other.status(upload), "status", "complete"), seconds=TAKEOVER_SECONDS
@@ -118,7 +84,65 @@ def test_a_node_that_dies_while_finalizing_is_followed_by_another(
     assert hashlib.sha256(Path(status["final_path"]).read_bytes()).hexdigest() == (
         hashlib.sha256(data).hexdigest()
     )
-    assert _events(cluster, upload).count("finalized") == 1
+    assert cluster.events(upload).count("finalized") == 1
+
+
+def test_a_node_that_dies_at_any_step_of_publishing_is_followed_by_another(
+    start_cluster: StartCluster, tmp_path: Path, content: Content
+) -> None:
+    """An upload for each system call that changes something, and one after the last."""
+    halts = tmp_path / "halts"
+    halts.mkdir()
+    cluster = start_cluster(
+        application="tests.harness.halting:app",
+        HALTS=halts,
+        COMPLETE_WAIT_SECS=0,
+        MAX_CONCURRENT_FINALIZATIONS=16,
+    )
+    first, second = (Native(node) for node in cluster.nodes)
+    data = content(MIB + 1)
+
+    def begun(name: str) -> Upload:
+        upload = first.init(f"{name}/movie.mp4", size=len(data))
+        first.put_all(upload, data)
+        return upload
+
+    with cluster.nodes[1].frozen(), ExitStack() as pipes:
+        rehearsed = begun("rehearsed")
+        final_location(first, rehearsed)
+        steps = (halts / f"{rehearsed.id}.steps").read_text().split()
+        assert {"mkdir", "renameat2", "published"} <= set(steps)
+        uploads = [begun(f"step {number}") for number in range(len(steps))]
+        for number, upload in enumerate(uploads):
+            pipe = halts / f"{upload.id}.{number}"
+            os.mkfifo(pipe)
+            assert first.complete_raw(upload).status_code == 202
+            pipes.enter_context(until(lambda pipe=pipe: held(pipe), what=f"{steps[number]}"))
+            assert cluster.finalizing_nodes(upload) == [0]
+        seen = [file.read_bytes() for file in cluster.nodes[0].store.files()]
+        assert set(seen) == {data}, "a half file is visible"
+        assert 1 < len(seen) < len(uploads) + 1, "they did not die at different steps"
+        cluster.nodes[0].kill()
+        for pipe in halts.glob("*.[0-9]*"):
+            pipe.unlink()
+    for upload in uploads:
+        status = until(
+            lambda upload=upload: _when(second.status(upload), "status", "complete"),
+            seconds=TAKEOVER_SECONDS,
+        )
+        assert Path(status["final_path"]).read_bytes() == data
+        assert cluster.events(upload).count("finalized") == 1
+    assert cluster.nodes[1].staged_files() == []
+    assert len(cluster.nodes[1].store.files()) == len(uploads) + 1
+
+
+def held(pipe: Path) -> IO[bytes] | None:
+    """Hold whoever reads from a named pipe until it is closed; None while nobody does."""
+    try:
+        return open(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb")
+    except OSError as error:
+        assert error.errno == errno.ENXIO, error
+        return None
 
 
 def test_two_last_parts_that_land_on_two_nodes_at_once_complete_the_upload_once(
@@ -153,30 +177,12 @@ def test_two_last_parts_that_land_on_two_nodes_at_once_complete_the_upload_once(
 
 
 def test_a_database_restarted_under_load_loses_nothing(
-    start_cluster: StartCluster, restartable_postgres: Postgres, content: Content
+    start_cluster: StartCluster, restartable_postgres: Postgres
 ) -> None:
+    """Clients of every protocol are told to come back, and finish what they have begun."""
     cluster = start_cluster()
-    data = content(64 * MIB)
-    client = Persistent(cluster, data)
-    with ThreadPoolExecutor(1) as pool:
-        sending = pool.submit(client.send_all)
-        until(lambda: len(client.acknowledged) >= 8)
-        restartable_postgres.restart(seconds_down=2)
-        sending.result()
-    native = Native(cluster.balancer)
-    assert cluster.nodes[0].file(final_location(native, client.upload)).read_bytes() == data
-    assert client.refusals <= {503}, "clients were told to come back, and nothing else"
-    assert client.refusals, "the database was down while parts were sent"
-
-
-def _lease_owner(cluster: Cluster, upload: Upload, key: str) -> str | None:
-    rows = cluster.ask("SELECT owner FROM leases WHERE upload_id = %s AND key = %s", upload.id, key)
-    return rows[0][0] if rows else None
-
-
-def _events(cluster: Cluster, upload: Upload) -> list[str]:
-    rows = cluster.ask("SELECT kind FROM events WHERE upload_id = %s ORDER BY id", upload.id)
-    return [kind for (kind,) in rows]
+    load = Load(cluster.nodes[0], MIB, front=cluster.balancer)
+    ride_out(load, restartable_postgres.away(), DATABASE_AWAY_SECONDS)
 
 
 def _when(document: dict[str, object], field: str, value: object) -> dict[str, object] | None:
