@@ -180,6 +180,8 @@ class Server:
 
     def log_lines(self) -> list[str]:
         """Return what the server has logged so far."""
+        if not self.log_path.exists():
+            return []
         return self.log_path.read_text(errors="replace").splitlines()
 
     def file(self, location: str) -> StoredFile:
