@@ -83,6 +83,9 @@ NAME_REFUSED = frozenset(
     }
 )
 
+#: The user or everybody may not write there.
+WRITE_REFUSED = frozenset({Status.ACCESS_DENIED, Status.MEDIA_WRITE_PROTECTED})
+
 #: The session, the share or the handle has ended, as with a broken connection.
 ENDED = frozenset(
     {

@@ -16,7 +16,13 @@ from typing import Any, TypeVar
 from app.errors import StorageUnavailable
 from app.native_threads import NativePool, native_lock
 from app.storage.smb_channel import Channel
-from app.storage.smb_errors import ConnectionLost, LoginRefused, TimedOut
+from app.storage.smb_errors import (
+    WRITE_REFUSED,
+    ConnectionLost,
+    LoginRefused,
+    Refused,
+    TimedOut,
+)
 from app.storage.smb_login import Target, log_in
 
 T = TypeVar("T")
@@ -30,6 +36,10 @@ _FIRST_LOGIN_PAUSE, _LONGEST_LOGIN_PAUSE = 5.0, 120.0
 #: ones after 15 minutes (Windows), and what lies between forgets them sooner.
 _IDLE_SECONDS = 300.0
 
+#: A connection that may not write is made anew, but at most once in so long: servers
+#: decide when a share is connected, and keep to that when its settings are changed.
+_RENEWAL_SECONDS = 5.0
+
 #: For callers in gevent's hub. As many as may wait for the server at once.
 _THREADS = 16
 
@@ -42,6 +52,7 @@ class Lane:
         self.channel: Channel | None = None
         self.load = 0
         self.used_at = 0.0
+        self.connected_at = 0.0
 
 
 class Share:
@@ -86,6 +97,10 @@ class Share:
         channel, is_new = self._connected(lane)
         try:
             return work(channel)
+        except Refused as error:
+            if error.status in WRITE_REFUSED:
+                self._let_go(lane, channel)
+            raise
         except ConnectionLost as error:
             if is_new or isinstance(error, TimedOut):
                 raise
@@ -126,7 +141,17 @@ class Share:
                 channel.close()
             lane.channel = None
             lane.channel = self._connect()
+            lane.connected_at = time.monotonic()
             return lane.channel, True
+
+    def _let_go(self, lane: Lane, channel: Channel) -> None:
+        """Have a lane's next user connect anew, unless somebody else uses the connection, too."""
+        with lane.lock:
+            young = time.monotonic() - lane.connected_at < _RENEWAL_SECONDS
+            if lane.channel is not channel or lane.load > 1 or young:
+                return
+            lane.channel = None
+        channel.close()
 
     def _start_anew(self) -> None:
         """Begin without connections; those of the process this was forked from stay its own."""

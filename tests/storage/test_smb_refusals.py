@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 from dataclasses import replace
 
 import pytest
 
 from app.errors import StorageFault, StorageFull, StorageUnavailable
+from app.storage import smb_share
 from app.storage.smb import SmbStorage
 from app.storage.smb_errors import LoginRefused
 from app.storage.smb_share import Share
@@ -132,6 +134,24 @@ def test_a_read_only_share_can_be_read_and_says_why_no_more(read_only):
             act()
     assert own.read(published.target_key) == b"published"
     assert own.storage.stat(staged.staging_key).size_bytes == 6
+
+
+def test_a_share_that_is_made_writable_is_used_again(own, monkeypatch):
+    """Samba lets nobody write who connected while it was read-only, whatever is set since."""
+    monkeypatch.setattr(smb_share, "_RENEWAL_SECONDS", 0.0)
+    own.samba.add_share("share", own.samba.root, read_only="yes")
+    own.reconnect()
+    with pytest.raises(StorageUnavailable, match="read-only"):
+        own.storage.check()
+    own.samba.add_share("share", own.samba.root)
+    give_up_at = time.monotonic() + 30
+    while True:
+        try:
+            assert own.storage.check() > 0
+            break
+        except StorageUnavailable:
+            assert time.monotonic() < give_up_at, "it is still not writable"
+            time.sleep(0.05)  # until Samba has read its settings; the loop ends by its deadline
 
 
 @pytest.fixture
