@@ -6,6 +6,7 @@ that an outage under load loses nothing in ``test_outages``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -20,6 +21,7 @@ import pytest
 import requests
 
 from tests.conftest import StartServer
+from tests.harness.frames import Frames
 from tests.harness.native import MIB, TIMEOUT_SECONDS, Native, Upload
 from tests.harness.samba import PASSWORD, Samba
 from tests.harness.server import Server
@@ -163,6 +165,33 @@ def test_a_read_only_share_is_told(start_server: StartServer, own_samba: Samba) 
     assert "read-only" in answer.json()["error"]
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["new", "known"])
+def test_a_server_whose_share_is_read_only_at_its_start_recovers_by_itself(
+    start_server: StartServer, own_samba: Samba, content: Content, begun: bool
+) -> None:
+    """``known``: the share has been in use, so at a start nothing has to be written to it."""
+    store = Share(own_samba)
+    if begun:
+        assert start_server(store=store).stop() == 0
+    own_samba.add_share("share", own_samba.root, read_only="yes")
+    server = start_server(ready=False, store=store)
+    code, storage, _ = health(server)
+    assert (code, storage["status"]) == (503, "unavailable")
+    assert "read-only" in str(storage["message"])
+    ready = requests.get(f"{server.url}/ready", timeout=TIMEOUT_SECONDS)
+    assert ready.status_code == 503
+    assert any("read-only" in reason for reason in ready.json()["reasons"])
+    answer = Native(server).init_raw({"filename": "a", "total_size": 1})
+    assert answer.status_code == 503
+    assert "read-only" in answer.json()["error"]
+    own_samba.add_share("share", own_samba.root)
+    until(lambda: is_ready(server), seconds=RECOVERY_SECONDS)
+    native, data = Native(server), content(MIB)
+    upload = native.init(size=len(data))
+    native.put(upload, 0, data)
+    assert stored_file(native, upload).read_bytes() == data
+
+
 def test_a_share_without_room_refuses_an_upload_at_its_start(
     start_server: StartServer, samba: Samba
 ) -> None:
@@ -203,6 +232,42 @@ def test_commands_use_the_share(start_server: StartServer, samba: Samba) -> None
     assert len(server.staged_files()) == 1
     server.flask("uploads", "cancel", upload.id)
     assert server.staged_files() == []
+
+
+def test_a_kill_at_any_request_of_publishing_leaves_one_whole_file(
+    start_server: StartServer, own_samba: Samba, content: Content
+) -> None:
+    """The server is killed before each of its requests to the share, one upload after the other."""
+    data = content(MIB)
+    with Frames(own_samba.port) as frames:
+        store = Share(own_samba)
+        server = start_server(store=store, WORKERS=1, SMB_CONNECTIONS=1, SMB_PORT=frames.port)
+        kills, is_whole = 0, False
+        while not is_whole:
+            native = Native(server)
+            upload = native.init(size=len(data))
+            native.put(upload, 0, data)
+            frames.hold_after(kills)
+            with ThreadPoolExecutor(1) as pool:
+                completing = pool.submit(complete_regardless, server, upload)
+                until(lambda: frames.is_held() or completing.done())  # noqa: B023
+                is_whole = not frames.is_held()
+                server.kill()
+            frames.cut()
+            visible = store.files()
+            assert len(visible) - kills in (0, 1)
+            assert all(file.read_bytes() == data for file in visible)
+            server.start()
+            assert stored_file(Native(server), upload).read_bytes() == data
+            assert len(store.files()) == kills + 1
+            assert not server.staged_files()
+            kills += 1
+    assert kills > 8, "the server was never stopped: its requests do not pass here"
+
+
+def complete_regardless(server: Server, upload: Upload) -> None:
+    with contextlib.suppress(requests.RequestException):  # it is killed meanwhile
+        Native(server).complete_raw(upload)
 
 
 def test_many_slow_parts_hold_no_threads_and_few_connections(
