@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Self
 
 import requests
 
+from tests.harness.commands import Commands
 from tests.harness.ports import free_port
 from tests.harness.stores import Disk, StagedFile, Store, StoredFile
 from tests.harness.tables import Sqlite, Tables
@@ -158,15 +160,10 @@ class Server:
 
     def flask(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a ``flask`` command with this server's settings."""
-        return subprocess.run(
-            [sys.executable, "-m", "flask", "--app", "wsgi:app", *arguments],
-            cwd=self.directory,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=check,
-        )
+        done = _commands().run(arguments, self.directory, self.environment)
+        if check:
+            done.check_returncode()
+        return done
 
     def worker_pids(self) -> list[int]:
         """Return the pids of the workers (children of the master)."""
@@ -207,6 +204,11 @@ class Server:
             except (requests.ConnectionError, requests.Timeout):
                 time.sleep(0.02)  # not listening yet; the loop ends by its deadline
         raise AssertionError("server did not start:\n" + "\n".join(self.log_lines()[-20:]))
+
+
+@cache
+def _commands() -> Commands:
+    return Commands()
 
 
 def _peak_rss_bytes(pid: int) -> int:
