@@ -264,12 +264,12 @@ def put(index):
     storage.stat(staged.staging_key)
     storage.check()
 
-heart = gevent.spawn(watch)
+heart, began_at = gevent.spawn(watch), time.monotonic()
 for greenlet in [gevent.spawn(put, index) for index in range(24)]:
     greenlet.get()
 done.set()
 heart.get()
-print(longest)
+print(longest, time.monotonic() - began_at)
 """
 
 
@@ -277,8 +277,9 @@ def test_the_hub_goes_on_while_greenlets_and_native_threads_write(smb, processes
     size = 4 * MIB
     staged = smb.staged(24 * size)
     told = processes.run(UNDER_LOAD, *smb.place(), json.dumps(asdict(staged)), size)
-    # 100 MiB take a second or so: a hub that waited for them would show it.
-    assert float(told.splitlines()[-1]) < 0.5
+    # 100 MiB take a second or so, on a busy machine more: a hub that waited for them would show it.
+    longest_pause, all_of_it = map(float, told.splitlines()[-1].split())
+    assert longest_pause < max(0.5, all_of_it / 4)
     with smb.storage.open(smb.publish(staged)) as file:
         for index in range(24):
             assert file.read(size) == bytes([index]) * size
