@@ -6,6 +6,8 @@ PYTHON ?= python3
 EXTRAS ?=
 # Further arguments for the program behind a target: make test ARGS="-k resume"
 ARGS ?=
+# Processes that run tests beside each other, each with servers of its own: make test JOBS=2
+JOBS ?= 0
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,7 +36,7 @@ dev: $(RUN_STAMP) ## Serve, and start again whenever a file changes
 
 test: $(TEST_STAMP) $(NODE_STAMP) ## Run all tests
 	@sh deploy/assets --try
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 lint: $(TEST_STAMP) ## Check style, format and types
 	@$(BIN)/ruff check
