@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import jwt
+from jwt.algorithms import HMACAlgorithm
 
 from app.domain.parts import Geometry
 from app.errors import NotAuthenticated
 
 #: The only accepted algorithm. Fixed, so that a token cannot choose "none".
 ALGORITHM = "HS256"
+
+# A file of 1 TiB has 21,000 tokens. ``jwt.encode`` looks at the secret anew for each,
+# whether it might be some other kind of key, which takes half the time.
+_HMAC = HMACAlgorithm(HMACAlgorithm.SHA256)
+_HEADER = b"eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9."  # {"alg":"HS256","typ":"JWT"}
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +40,16 @@ def part_tokens(
     ``expires_at_seconds`` is Unix time; the claims are ``upload_id``,
     ``part_number``, ``expected_size`` (bytes) and ``exp``.
     """
+    key = _HMAC.prepare_key(secret)
     for index in indexes:
-        yield jwt.encode(
-            {
-                "upload_id": upload_id,
-                "part_number": index,
-                "expected_size": geometry.span(index).length,
-                "exp": expires_at_seconds,
-            },
-            secret,
-            algorithm=ALGORITHM,
-        )
+        claims = {
+            "upload_id": upload_id,
+            "part_number": index,
+            "expected_size": geometry.span(index).length,
+            "exp": expires_at_seconds,
+        }
+        signed = _HEADER + _base64url(_to_json(claims).encode())
+        yield (signed + b"." + _base64url(_HMAC.sign(signed, key))).decode()
 
 
 def read_part_token(token: str, secret: str) -> PartClaims:
@@ -65,3 +73,8 @@ def read_part_token(token: str, secret: str) -> PartClaims:
     if not isinstance(upload_id, str) or type(part) is not int or type(size) is not int:
         raise NotAuthenticated("Invalid part token")
     return PartClaims(upload_id, part, size)
+
+
+def _base64url(data: bytes) -> bytes:
+    """RFC 7515 section 2: without padding."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=")

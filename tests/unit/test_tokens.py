@@ -73,6 +73,15 @@ def test_a_token_holds_just_the_claims_that_clients_know():
     }
 
 
+@given(index=st.integers(0, 9), expires_at=st.integers(0, 2**40), secret=st.binary(min_size=32))
+@UNTIMED
+def test_a_token_is_what_the_library_would_make_of_its_claims(index, expires_at, secret):
+    secret = secret.hex()
+    geometry = Geometry(10 * MIB, MIB, 10)
+    (token,) = part_tokens(UPLOAD_ID, geometry, [index], expires_at, secret)
+    assert token == jwt.encode(claims(part_number=index, exp=expires_at), secret, algorithm="HS256")
+
+
 def test_there_is_a_token_for_each_part_asked_for_in_that_order():
     geometry = Geometry.of(5 * MIB, MIB)
     tokens = part_tokens(UPLOAD_ID, geometry, [4, 0, 2], in_an_hour(), SECRET)
