@@ -268,16 +268,18 @@ def test_a_file_that_is_published_and_not_recorded_yet_confirms_its_bytes(
 
 
 def test_bytes_that_turn_out_to_differ_when_the_file_is_whole_are_refused(
-    desk: Desk, rig: Rig
+    desk: Desk, rig: Rig, database: Database
 ) -> None:
-    """An operator has it finalized while a chunk is being compared."""
+    """Nobody can have it finalized while a chunk is being compared; here it is all the same."""
     desk.put(0)
 
     class Rival(PieceBody):
         def wait(self, timeout_seconds: float) -> None:
             if not desk.has(1):
-                full = desk.put(1)
-                rig.ledger.uploads.queue_finalize(full.id, rig.clock.now_ms())
+                full, now_ms = desk.put(1), rig.clock.now_ms()
+                with pytest.raises(UploadLocked):
+                    rig.ledger.uploads.queue_finalize(full.id, now_ms)
+                database.change(uploads, state=State.FINALIZING, due_at_ms=now_ms)
                 desk.finalize()
 
     content = changed(CHUNK_BYTES - 1)
