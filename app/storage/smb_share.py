@@ -82,7 +82,7 @@ class Share:
     def use(self, work: Callable[[Channel], T]) -> T:
         """Run ``work`` with a connection, once more with a new one if that was lost.
 
-        So ``work`` must be of a kind that can be repeated. Never called in the
+        Or if it may not write and is old enough to be made anew. So ``work`` must be of a kind that can be repeated. Never called in the
         hub's thread. Raises StorageUnavailable, ConnectionLost, and what
         ``work`` does.
         """
@@ -98,9 +98,8 @@ class Share:
         try:
             return work(channel)
         except Refused as error:
-            if error.status in WRITE_REFUSED:
-                self._let_go(lane, channel)
-            raise
+            if is_new or error.status not in WRITE_REFUSED or not self._let_go(lane, channel):
+                raise
         except ConnectionLost as error:
             if is_new or isinstance(error, TimedOut):
                 raise
@@ -144,14 +143,15 @@ class Share:
             lane.connected_at = time.monotonic()
             return lane.channel, True
 
-    def _let_go(self, lane: Lane, channel: Channel) -> None:
-        """Have a lane's next user connect anew, unless somebody else uses the connection, too."""
+    def _let_go(self, lane: Lane, channel: Channel) -> bool:
+        """End a lane's connection and say so, unless it is young or somebody else uses it, too."""
         with lane.lock:
             young = time.monotonic() - lane.connected_at < _RENEWAL_SECONDS
             if lane.channel is not channel or lane.load > 1 or young:
-                return
+                return False
             lane.channel = None
         channel.close()
+        return True
 
     def _start_anew(self) -> None:
         """Begin without connections; those of the process this was forked from stay its own."""

@@ -187,6 +187,13 @@ def test_a_server_whose_share_is_read_only_at_its_start_recovers_by_itself(
     own_samba.add_share("share", own_samba.root)
     until(lambda: is_ready(server), seconds=RECOVERY_SECONDS)
     native, data = Native(server), content(MIB)
+
+    def takes_all() -> bool:
+        """Each worker finds out for itself, and so far one of them has said so."""
+        description = {"filename": "movie.mp4", "total_size": len(data)}
+        return all(native.init_raw(description).status_code == 200 for _ in range(20))
+
+    until(takes_all, seconds=RECOVERY_SECONDS)
     upload = native.init(size=len(data))
     native.put(upload, 0, data)
     assert stored_file(native, upload).read_bytes() == data
