@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from app.buffers import page_aligned
 from app.errors import MalformedRequest
 from app.ingest.body import Body
 from app.storage.spool import Spool
@@ -96,7 +97,7 @@ class SoughtFile(_File):
 
     def __init__(self, form: Framing, ahead: bytes) -> None:
         super().__init__(form, None)
-        self._scratch = memoryview(bytearray(_PIECE_BYTES))
+        self._scratch = page_aligned(_PIECE_BYTES)
         self._pieces: list[memoryview] = []
         self._parsed = False
         self._parse(ahead)

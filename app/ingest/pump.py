@@ -16,6 +16,7 @@ from typing import Protocol
 
 from gevent.lock import BoundedSemaphore
 
+from app.buffers import page_aligned
 from app.errors import LonghaulError
 from app.ingest.body import Body
 from app.ingest.threads import part_pool, receive_pool
@@ -107,7 +108,7 @@ class _Buffers:
         try:
             return self._free.pop()
         except IndexError:
-            return memoryview(bytearray(BUFFER_BYTES))
+            return page_aligned(BUFFER_BYTES)
 
     def give_back(self, buffer: memoryview) -> None:
         self._free.append(buffer)

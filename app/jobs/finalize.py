@@ -13,6 +13,7 @@ from contextlib import suppress
 import structlog
 
 from app import metrics
+from app.buffers import page_aligned
 from app.domain.clock import Clock, rfc3339
 from app.domain.parts import pending_parts
 from app.errors import (
@@ -152,7 +153,7 @@ class Finalizer:
         if not self._storage.capabilities_of(upload.root_id).readable_staging:
             raise StorageFault("This file's promised checksum cannot be verified on its storage")
         sha256, hashed_bytes, length = hashlib.sha256(), 0, upload.length or 0
-        buffer = memoryview(bytearray(_READ_BYTES))
+        buffer = page_aligned(_READ_BYTES)
         try:
             source = self._storage.open(upload.staging_key)
         except FileNotFoundError:

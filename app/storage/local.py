@@ -116,7 +116,9 @@ class LocalStorage(Storage):
             descriptor = files.find_file(root_fd, names, os.O_WRONLY)
         if descriptor is None:
             raise PartsLost()
-        return LocalWriter(descriptor, "/".join(names), offset, write_early=self._parts_synced)
+        return LocalWriter(
+            descriptor, "/".join(names), offset, length, write_early=self._parts_synced
+        )
 
     def publish(
         self, staged: StagedObject, receipts: Mapping[int, str | None], on_progress: Progress

@@ -34,6 +34,11 @@ _NO_COPY_FILE_RANGE = frozenset(
     {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
 )
 
+#: Found room for at a time, before it is written: a third faster than to have each
+#: write find its own (docs/performance.md), and little enough to be kept by every
+#: client that does not go on.
+_ALLOCATED_BYTES = 8 * 1024 * 1024
+
 _FINISHED = "the writer is finished"
 
 _UNAVAILABLE = {
@@ -81,19 +86,31 @@ def translated(key: str) -> Iterator[None]:
 
 
 class LocalWriter(PartWriter):
-    """Writes at its own running offset of an open staged file.
+    """Writes at its own running offset of an open staged file, ``length`` bytes if that is known.
 
     With ``write_early`` the disk begins with the bytes while more are being
     received, so the sync of ``commit`` waits for the last few only: on a file
     that four connections write, that doubled the speed of durable parts.
     """
 
-    __slots__ = ("_descriptor", "_key", "_offset", "_unwritten", "_write_early")
+    __slots__ = (
+        "_allocated",
+        "_descriptor",
+        "_end",
+        "_key",
+        "_offset",
+        "_unwritten",
+        "_write_early",
+    )
 
-    def __init__(self, descriptor: int, key: str, offset: int, *, write_early: bool) -> None:
+    def __init__(
+        self, descriptor: int, key: str, offset: int, length: int | None, *, write_early: bool
+    ) -> None:
         self._descriptor = descriptor
         self._key = key
         self._offset = offset
+        self._end = offset if length is None else offset + length
+        self._allocated = offset
         self._unwritten = offset
         self._write_early = write_early
 
@@ -103,6 +120,8 @@ class LocalWriter(PartWriter):
             written = 0
             # Short where the disk or a limit ends within a piece: the next call says why.
             while written < len(buffer):
+                if self._allocated <= self._offset < self._end:
+                    self._allocate()
                 piece = buffer[written : written + _PIECE_BYTES]
                 count = os.pwrite(self._descriptor, piece, self._offset)
                 self._offset += count
@@ -114,6 +133,13 @@ class LocalWriter(PartWriter):
                 self._unwritten = self._offset
         except OSError as error:
             raise self._failure(error) from named(error, self._key)
+
+    def _allocate(self) -> None:
+        length = min(_ALLOCATED_BYTES, self._end - self._offset)
+        if files.allocate(self._descriptor, self._offset, length):
+            self._allocated = self._offset + length
+        else:  # never again: if there is no room, a write will say so
+            self._allocated = self._end
 
     def commit(self, *, durable: bool) -> str | None:
         """See PartWriter. PartsLost if the file was removed while it was written."""

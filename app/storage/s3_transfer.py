@@ -18,6 +18,7 @@ from typing import IO, Any, BinaryIO, cast
 
 from gevent.threadpool import ThreadPoolExecutor
 
+from app.buffers import page_aligned
 from app.domain.parts import Geometry, Span
 from app.errors import PartsLost, StorageUnavailable, TargetExists
 from app.native_threads import native_lock
@@ -73,7 +74,7 @@ class FileSpan:
         self._moved = moved
         self._checksums_sent = checksums_sent
         piece_bytes = _CHECKSUMMED_PIECE_BYTES if checksums_sent else _PIECE_BYTES
-        self._buffer = memoryview(bytearray(min(span.length, piece_bytes)))
+        self._buffer = page_aligned(max(1, min(span.length, piece_bytes)))
         self._position = 0
         self.digest: Digest = new_digest(checksums_sent)
 

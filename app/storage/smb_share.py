@@ -82,9 +82,9 @@ class Share:
     def use(self, work: Callable[[Channel], T]) -> T:
         """Run ``work`` with a connection, once more with a new one if that was lost.
 
-        Or if it may not write and is old enough to be made anew. So ``work`` must be of a kind that can be repeated. Never called in the
-        hub's thread. Raises StorageUnavailable, ConnectionLost, and what
-        ``work`` does.
+        Or if it may not write and is old enough to be made anew. So ``work`` must be
+        of a kind that can be repeated. Never called in the hub's thread. Raises
+        StorageUnavailable, ConnectionLost, and what ``work`` does.
         """
         lane = self.take_lane()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from app.errors import StorageFault, StorageFull, StorageUnavailable
 from app.storage.base import StagedObject
 from app.storage.local import LocalStorage
 
+MIB = 1 << 20
 TIB = 1 << 40
 
 
@@ -285,3 +287,55 @@ def test_an_instance_id_that_means_something_to_a_path_is_refused(tmp_path, inst
     with pytest.raises(ValueError, match="not an id"):
         LocalStorage(tmp_path / "uploads", instance_id)
     assert not Path(tmp_path / "uploads").exists()
+
+
+@pytest.fixture
+def on_disk(tmp_path, mounts, local_backend):
+    """Make local storage on a disk of its own, of this kind of file system."""
+
+    def make(kind):
+        mounts.disk(kind, tmp_path / "image", tmp_path / "uploads")
+        return local_backend(tmp_path)
+
+    return make
+
+
+def write_one_byte(storage, staged, length):
+    """Write the first byte of a part at 1 MiB that will have ``length`` bytes."""
+    with storage.writer(staged, 0, MIB, length) as writer:
+        writer.write(memoryview(b"x"))
+        writer.commit(durable=True)
+
+
+def test_room_is_found_for_more_than_is_there_but_not_for_all(on_disk):
+    local = on_disk("ext4")
+    staged = local.staged(24 * MIB)
+    write_one_byte(local.storage, staged, 20 * MIB)
+    found = staged_path(local, staged).stat()
+    assert found.st_size == 24 * MIB
+    assert 8 * MIB <= found.st_blocks * 512 < 9 * MIB
+
+
+def test_no_room_is_found_beyond_a_part(on_disk):
+    local = on_disk("ext4")
+    staged = local.staged(24 * MIB)
+    write_one_byte(local.storage, staged, 2 * MIB)
+    assert 2 * MIB <= staged_path(local, staged).stat().st_blocks * 512 < 3 * MIB
+
+
+def test_no_room_is_found_for_an_end_that_is_not_known(on_disk):
+    local = on_disk("ext4")
+    staged = local.staged(24 * MIB)
+    write_one_byte(local.storage, staged, None)
+    assert staged_path(local, staged).stat().st_blocks * 512 < MIB
+
+
+def test_a_file_system_that_finds_no_room_ahead_stores_the_same_bytes(on_disk):
+    """ext2 refuses fallocate(2)."""
+    local = on_disk("ext2")
+    content = random.randbytes(9 * MIB + 5)
+    staged = local.filled(content)
+    assert staged_path(local, staged).read_bytes() == content
+    hollow = local.staged(24 * MIB)
+    write_one_byte(local.storage, hollow, 20 * MIB)
+    assert staged_path(local, hollow).stat().st_blocks * 512 < MIB

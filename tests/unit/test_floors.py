@@ -28,6 +28,7 @@ FLOORS = {
     "app.storage_settings": 0,
     "app.logs": 0,
     "app.metrics": 0,
+    "app.buffers": 0,
     "app.native_threads": 0,
     "app.version": 0,
     "app.domain": 0,
