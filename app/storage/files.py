@@ -30,6 +30,9 @@ _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: Linux, renameat2(2): fail with EEXIST instead of replacing the target.
 _RENAME_NOREPLACE = 1
 
+#: Linux, fallocate(2): leave the file's length as it is.
+_FALLOC_FL_KEEP_SIZE = 1
+
 #: Linux, sync_file_range(2): start writing dirty pages that are not being written yet.
 _SYNC_FILE_RANGE_WRITE = 2
 
@@ -54,13 +57,11 @@ else:
     sync_data = os.fdatasync
 
 
-#: Linux, fallocate(2): leave the file's length as it is.
-_FALLOC_FL_KEEP_SIZE = 1
-
-
 def _linux_function(name: str, *argument_types: type) -> Callable[..., int] | None:
-    function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
-    if function is not None:
+    if sys.platform != "linux":
+        return None
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None)
+    if function is not None:  # older libraries lack some
         function.argtypes = argument_types
         function.restype = ctypes.c_int
     return function
@@ -213,24 +214,9 @@ def is_same_file(descriptor: int, folder: int, name: str) -> bool:
     return os.path.samestat(os.fstat(descriptor), there)
 
 
-def _find_renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if function is None:  # glibc before 2.28, older musl
-        return None
-    function.argtypes = (
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.c_uint,
-    )
-    function.restype = ctypes.c_int
-    return function  # type: ignore[no-any-return]
-
-
-_libc_renameat2 = _find_renameat2()
+_libc_renameat2 = _linux_function(
+    "renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
+)
 
 
 def rename_exclusively(from_folder: int, name: str, to_folder: int, new_name: str) -> None:

@@ -136,6 +136,15 @@ def test_a_read_only_share_can_be_read_and_says_why_no_more(read_only):
     assert own.storage.stat(staged.staging_key).size_bytes == 6
 
 
+def make_writable_again(own):
+    """Have a connection that was made while the share was read-only, which it is no more."""
+    own.samba.add_share("share", own.samba.root, read_only="yes")
+    own.reconnect()
+    with pytest.raises(StorageUnavailable, match="read-only"):
+        own.storage.check()
+    own.samba.add_share("share", own.samba.root)
+
+
 def until_may_write(storage):
     """Ask a storage until Samba has read its settings and lets it write."""
     give_up_at = time.monotonic() + 30
@@ -151,22 +160,14 @@ def until_may_write(storage):
 def test_a_share_that_is_made_writable_is_used_again(own, monkeypatch):
     """Samba lets nobody write who connected while it was read-only, whatever is set since."""
     monkeypatch.setattr(smb_share, "_RENEWAL_SECONDS", 0.0)
-    own.samba.add_share("share", own.samba.root, read_only="yes")
-    own.reconnect()
-    with pytest.raises(StorageUnavailable, match="read-only"):
-        own.storage.check()
-    own.samba.add_share("share", own.samba.root)
+    make_writable_again(own)
     until_may_write(lambda: own.storage)
 
 
 def test_what_is_refused_by_an_old_connection_is_tried_with_a_new_one(own, monkeypatch):
     """So that no client is told of a read-only share that has been writable for long."""
     monkeypatch.setattr(smb_share, "_RENEWAL_SECONDS", 3600.0)
-    own.samba.add_share("share", own.samba.root, read_only="yes")
-    own.reconnect()
-    with pytest.raises(StorageUnavailable, match="read-only"):
-        own.storage.check()
-    own.samba.add_share("share", own.samba.root)
+    make_writable_again(own)
     until_may_write(lambda: SmbStorage(own.share(), own.path, "an-instance"))
     with pytest.raises(StorageUnavailable, match="read-only"):
         own.storage.check()
