@@ -19,6 +19,9 @@ T = TypeVar("T")
 #: A lock of the system's, in a patched process too. Never held by the hub's thread.
 native_lock: Callable[[], Any] = monkey.get_original("_thread", "allocate_lock")
 
+#: Sleeps the thread, in a patched process too; for native threads only.
+native_sleep: Callable[[float], None] = monkey.get_original("time", "sleep")
+
 _thread_id: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 
 #: The thread that imports this is the one whose hub serves; a fork keeps its id.

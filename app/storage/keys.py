@@ -7,6 +7,7 @@ side of S3). Knows names only; it opens nothing.
     ├── .staging/                        refused in clients' names
     │   ├── root-id                      marker: random id of this root, written once
     │   ├── root-id.<random>             the marker, for the moment before it gets its name
+    │   ├── <digest of a name>.claim     on a share: open while a file is renamed to that name
     │   └── <instance id>/               one installation's ledger; the others' are not ours
     │       ├── <upload id>.partial      an unfinished upload, sparse
     │       └── <random>.probe           a health check's file, unlinked as soon as it is open
@@ -23,6 +24,7 @@ wrong key is a bug, so it is a ValueError.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import unicodedata
@@ -37,6 +39,7 @@ MARKER_MAX_BYTES = 64
 
 _STAGED_SUFFIX = ".partial"
 _PROBE_SUFFIX = ".probe"
+_CLAIM_SUFFIX = ".claim"
 
 #: 128 random bits, as in a uuid: enough that two never meet.
 _RANDOM_BYTES = 16
@@ -70,6 +73,11 @@ def marker_draft_name() -> str:
 def probe_name() -> str:
     """Return a name for the file of one health check."""
     return secrets.token_hex(_RANDOM_BYTES) + _PROBE_SUFFIX
+
+
+def claim_name(path: str) -> str:
+    """Return the name of the file that stands for ``path``, in whatever case that is written."""
+    return hashlib.sha256(path.casefold().encode()).hexdigest() + _CLAIM_SUFFIX
 
 
 def checked_id(value: str) -> str:

@@ -7,6 +7,7 @@ the server offers it.
 
     smb.py           the contract
     smb_root.py      which root this is      smb_publish.py   staged → final
+    smb_claim.py     one renames at a time
     smb_writer.py    parts                   smb_reader.py    reading
     smb_files.py     files and folders, over one connection
     smb_share.py     a few connections, made when needed, renewed when lost

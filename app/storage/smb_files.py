@@ -180,6 +180,14 @@ def create_passing(channel: Channel, names: Names) -> ShareFile:
     return open_file(channel, names, _WRITE | Access.DELETE, Disposition.CREATE, options)
 
 
+def open_exclusively(channel: Channel, names: Names) -> ShareFile:
+    """Make or open a file that passes likewise; Refused (SHARING_VIOLATION) if it is open."""
+    path, access = share_path(names), _WRITE | Access.DELETE
+    options = Option.FILE | Option.DELETE_ON_CLOSE
+    body = requests.create(path, access, Disposition.OPEN_OR_CREATE, options, is_shared=False)
+    return ShareFile(channel, requests.created(channel.call(Command.CREATE, body)))
+
+
 def create_new(channel: Channel, names: Names) -> ShareFile:
     """Make a file that can be renamed later; Refused if it is there."""
     return open_file(channel, names, _WRITE | Access.DELETE, Disposition.CREATE)

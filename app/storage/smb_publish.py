@@ -2,8 +2,9 @@
 
     check size, cut off → flush → (make folders) → rename → flush file and folders
 
-The server renames atomically and never over another file. Killed before that,
-the staged file is as it was and everything is done again; after it, flushing is.
+The server renames atomically, and never over another file: the final name is
+claimed for that moment (``smb_claim``). Killed before, the staged file is as it
+was and everything is done again; after it, flushing is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from app.errors import PartsLost, StorageFault, StorageUnavailable, TargetExists
 from app.storage import smb_files
 from app.storage.smb_channel import Channel
+from app.storage.smb_claim import rename_alone
 from app.storage.smb_errors import MISSING, NAME_REFUSED, Refused, Status
 from app.storage.smb_files import ShareFile
 from app.storage.smb_root import Root
@@ -102,7 +104,7 @@ class SmbPublication:
         target = self.root.below(self.target)
         with self._name_refused(NAME_REFUSED):
             try:
-                staged.rename(target)
+                rename_alone(channel, staged, target, self.root.staging)
                 return
             except Refused as error:
                 if error.status == Status.OBJECT_NAME_COLLISION:
@@ -136,7 +138,7 @@ class SmbPublication:
         """Rename into a folder that has just been made."""
         with self._name_refused(NAME_REFUSED):
             try:
-                staged.rename(self.root.below(self.target))
+                rename_alone(channel, staged, self.root.below(self.target), self.root.staging)
             except Refused as error:
                 if error.status != Status.OBJECT_NAME_COLLISION:
                     raise

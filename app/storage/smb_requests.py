@@ -64,6 +64,7 @@ SAME_HANDLE = b"\xff" * 16
 _IMPERSONATION = 2
 #: Whoever has a file open lets others read, write, rename and delete it.
 _SHARE_ALL = 7
+_SHARE_NOTHING = 0
 _NORMAL_FILE = 0x80
 _CREATED_NOW = 2
 
@@ -131,12 +132,17 @@ class Entry:
     modified_at_seconds: float
 
 
-def create(path: str, access: int, disposition: Disposition, options: int) -> bytes:
-    """Open ``path``, relative to the share, with ``\\`` between names: MS-SMB2 2.2.13."""
+def create(
+    path: str, access: int, disposition: Disposition, options: int, *, is_shared: bool = True
+) -> bytes:
+    """Open ``path``, relative to the share, with ``\\`` between names: MS-SMB2 2.2.13.
+
+    ``is_shared``: others may open it meanwhile.
+    """
     name = path.encode("utf-16-le")
     head = (57, 0, 0, _IMPERSONATION, 0, 0, access | Access.SYNCHRONIZE)
     attributes = 0 if options & Option.FOLDER else _NORMAL_FILE
-    how = (attributes, _SHARE_ALL, disposition, options)
+    how = (attributes, _SHARE_ALL if is_shared else _SHARE_NOTHING, disposition, options)
     return _CREATE.pack(*head, *how, HEADER_BYTES + _CREATE.size, len(name), 0, 0) + name
 
 

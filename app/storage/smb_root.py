@@ -14,6 +14,7 @@ from app.errors import StorageUnavailable, WrongRoot
 from app.storage import keys, smb_files
 from app.storage.marker import root_id_in
 from app.storage.smb_channel import Channel
+from app.storage.smb_claim import rename_alone
 from app.storage.smb_errors import Refused, Status
 from app.storage.smb_files import Names
 
@@ -33,6 +34,11 @@ class Root:
     def below(self, names: Names) -> tuple[str, ...]:
         """Return the components of a key's path on the share."""
         return (*self.names, *names)
+
+    @property
+    def staging(self) -> tuple[str, ...]:
+        """The components of the storage's own folder on the share."""
+        return self.below((STAGING_DIRECTORY,))
 
     def verify(self, channel: Channel) -> None:
         """Raise StorageUnavailable or WrongRoot unless the marker is there and the right one."""
@@ -72,7 +78,7 @@ def _write_marker(channel: Channel, staging: Names) -> None:
         with smb_files.create_new(channel, draft) as file:
             file.write(0, keys.marker_bytes(keys.new_root_id()))
             file.flush()
-            file.rename((*staging, keys.MARKER_NAME))
+            rename_alone(channel, file, (*staging, keys.MARKER_NAME), staging)
     except Refused as error:
         with contextlib.suppress(Refused):
             smb_files.remove_file(channel, draft)

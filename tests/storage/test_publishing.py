@@ -137,14 +137,15 @@ def test_several_publishers_of_one_upload_all_succeed(backend):
 def test_of_several_uploads_with_one_final_name_exactly_one_gets_it(backend):
     contents = [bytes([number]) * 1000 for number in range(PUBLISHERS)]
     uploads = [backend.filled(content, key="files/wanted") for content in contents]
+    storages = [backend.opened() for _ in range(PUBLISHERS)]
     start = threading.Barrier(PUBLISHERS)
 
-    def publish(upload):
+    def publish(upload, storage):
         start.wait()
-        return outcome(lambda: backend.publish(upload))
+        return outcome(lambda: backend.publish(upload, storage=storage))
 
     with ThreadPoolExecutor(PUBLISHERS) as pool:
-        outcomes = list(pool.map(publish, uploads))
+        outcomes = list(pool.map(publish, uploads, storages))
     winners = [
         content for content, got in zip(contents, outcomes, strict=True) if got == "files/wanted"
     ]
