@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from app.errors import LonghaulError
+from app.ingest.accepting import share_connections
 from app.ingest.connections import Connections
 from app.protocols.context import EXTENSION
 from app.protocols.refusals import answer_in_json
@@ -31,6 +32,7 @@ def start_worker(worker: Any) -> None:
     answer_in_json(worker, wiring.settings.cors_origins)
     connections = Connections(wiring.settings.body_idle_timeout_secs)
     connections.watch(worker)
+    share_connections(worker)
     stop_gunicorn = signal.getsignal(signal.SIGTERM)
 
     def terminate(signum: int, frame: FrameType | None) -> None:

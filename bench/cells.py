@@ -17,7 +17,15 @@ from bench.client import TransferFailed
 from bench.loads import Load
 from bench.memory import Reserve
 from bench.peers.base import REPOSITORY, Peer
-from bench.procs import cpu_seconds, machine_cpu, peak_memory, reset_peaks, stop
+from bench.procs import (
+    START_SECONDS,
+    ServerFailed,
+    cpu_seconds,
+    machine_cpu,
+    peak_memory,
+    reset_peaks,
+    stop,
+)
 from bench.source import Source
 from bench.stats import Sample
 
@@ -27,6 +35,9 @@ _MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 #: So many cores may be busy, over so long, on a machine that is called quiet.
 _QUIET_CORES = 0.1
 _QUIET_SECONDS = 0.5
+
+#: A server that has used no tick of CPU for so long (a tick is 10 ms) has started.
+_RESTING_SECONDS = 0.3
 
 
 def filesystem_type(directory: Path, mountinfo: str) -> str:
@@ -100,6 +111,21 @@ def wait_until_quiet(patience_seconds: float) -> None:
             return
 
 
+def wait_until_started(root: int) -> None:
+    """Wait until no process of a server computes any more: all its workers are up.
+
+    The first worker would get all connections of a client that comes before.
+    Raises ServerFailed where they never rest.
+    """
+    give_up_at = time.monotonic() + START_SECONDS
+    spent = -1.0
+    while spent < (now := cpu_seconds(root)):
+        if time.monotonic() > give_up_at:
+            raise ServerFailed(f"its processes are still busy after {START_SECONDS:.0f} s")
+        spent = now
+        time.sleep(_RESTING_SECONDS)
+
+
 def measure(bench: Bench, peer: Peer, load: Load, number: int, thorough: bool) -> Sample:
     """Run one cell in round ``number`` and return what was measured.
 
@@ -113,6 +139,7 @@ def measure(bench: Bench, peer: Peer, load: Load, number: int, thorough: bool) -
         peer.serve(place, load, source) as served,
         client() as process,
     ):
+        wait_until_started(served.pid)
         say(process, served.plan(load, source).to_json())
         expect(process, "ready")
         reset_peaks(served.pid)

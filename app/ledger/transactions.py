@@ -22,9 +22,10 @@ import structlog
 from gevent import monkey
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
-from sqlalchemy import Connection, Engine, event, exc
+from sqlalchemy import Connection, Engine, exc
 
 from app.errors import LedgerBusy
+from app.ledger.sqlite import READING, prepare_sqlite, synchronize
 from app.native_threads import in_native_thread, native_lock
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ def transactions_for(engine: Engine, *, strict: bool, busy_timeout_seconds: floa
     """Prepare ``engine`` and return the way to run transactions on it in this process."""
     if engine.dialect.name != "sqlite":
         return DirectTransactions(engine, strict=False)
-    _prepare_sqlite(engine, busy_timeout_seconds)
+    prepare_sqlite(engine, busy_timeout_seconds)
     if monkey.is_module_patched("socket"):
         return GroupedTransactions(engine, strict=strict)
     return DirectTransactions(engine, strict=strict)
@@ -82,7 +83,7 @@ class DirectTransactions:
     def write(self, work: Work[T], *, durable: bool = True) -> T:
         def run() -> T:
             with self._engine.connect() as connection:
-                _synchronize(connection, durable and self._strict)
+                synchronize(connection, durable and self._strict)
                 with connection.begin():
                     return work(connection)
 
@@ -204,7 +205,7 @@ class GroupedTransactions:
         if self._connection is None:
             self._connection = self._engine.connect()
         connection = self._connection
-        _synchronize(connection, self._strict and any(ticket.durable for ticket in group))
+        synchronize(connection, self._strict and any(ticket.durable for ticket in group))
         with connection.begin():
             if len(group) == 1:  # spares the savepoint
                 group[0].outcome.result = group[0].work(connection)
@@ -226,7 +227,7 @@ class GroupedTransactions:
 
 
 def _read(engine: Engine, work: Work[T]) -> T:
-    with engine.connect().execution_options(longhaul_begin="BEGIN") as connection:
+    with engine.connect().execution_options(**READING) as connection:
         with connection.begin():
             return work(connection)
 
@@ -248,36 +249,3 @@ def _attempt(run: Callable[[], T]) -> _Outcome[T]:
         return _Outcome(result=run())
     except BaseException as error:  # noqa: BLE001 - raised by ``get``
         return _Outcome(error=error)
-
-
-def _prepare_sqlite(engine: Engine, busy_timeout_seconds: float) -> None:
-    """Let us begin transactions ourselves: writers take the lock at once (BEGIN IMMEDIATE).
-
-    SQLAlchemy's documentation, "Serializable isolation / Savepoints / Transactional DDL",
-    says how; a deferred transaction that turns into a writer fails with SQLITE_BUSY
-    without waiting.
-    """
-
-    @event.listens_for(engine, "connect")
-    def connected(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-        connection.execute(f"PRAGMA busy_timeout={int(busy_timeout_seconds * 1000)}")
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA foreign_keys=ON")
-
-    @event.listens_for(engine, "begin")
-    def begun(connection: Connection) -> None:
-        options = connection.get_execution_options()
-        connection.exec_driver_sql(options.get("longhaul_begin", "BEGIN IMMEDIATE"))
-
-
-def _synchronize(connection: Connection, full: bool) -> None:
-    """Set whether SQLite's next commit waits for the disk (FULL) or not (NORMAL)."""
-    if connection.dialect.name != "sqlite":
-        return
-    wanted = "FULL" if full else "NORMAL"
-    if connection.info.get("longhaul_synchronous") != wanted:
-        driver_connection = connection.connection.driver_connection
-        assert driver_connection is not None
-        driver_connection.execute(f"PRAGMA synchronous={wanted}")
-        connection.info["longhaul_synchronous"] = wanted
