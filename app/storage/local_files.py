@@ -16,9 +16,12 @@ _MAX_FILE_BYTES = 2**63 - 1
 
 _TOO_LARGE = "The file is larger than the storage's file system, or a limit on it, allows"
 
-#: Bytes the disk is told to begin with at a time. Measured with four writers of
-#: one file: 8 MiB was best, 1 MiB little better than leaving all to the sync.
-_WRITE_EARLY_BYTES = 8 * 1024 * 1024
+#: The disk is told to begin with the bytes of a part by sixteenths, of at least and at
+#: most so many bytes: the sync at its end waits for what is left, and each telling costs
+#: a little (docs/performance.md).
+_EARLY_SHARE = 16
+_MIN_EARLY_BYTES = 1024 * 1024
+_MAX_EARLY_BYTES = 8 * 1024 * 1024
 
 #: Written at a time. Linux takes a block of memory as large as a write fills, up to a
 #: MiB and more. A virtual machine may have handed such blocks back to its host, and
@@ -96,6 +99,7 @@ class LocalWriter(PartWriter):
     __slots__ = (
         "_allocated",
         "_descriptor",
+        "_early_bytes",
         "_end",
         "_key",
         "_offset",
@@ -113,6 +117,8 @@ class LocalWriter(PartWriter):
         self._allocated = offset
         self._unwritten = offset
         self._write_early = write_early
+        share = 0 if length is None else length // _EARLY_SHARE
+        self._early_bytes = min(max(share, _MIN_EARLY_BYTES), _MAX_EARLY_BYTES)
 
     def write(self, buffer: memoryview) -> None:
         """See PartWriter."""
@@ -126,7 +132,7 @@ class LocalWriter(PartWriter):
                 count = os.pwrite(self._descriptor, piece, self._offset)
                 self._offset += count
                 written += count
-            if self._write_early and self._offset - self._unwritten >= _WRITE_EARLY_BYTES:
+            if self._write_early and self._offset - self._unwritten >= self._early_bytes:
                 files.start_writeback(
                     self._descriptor, self._unwritten, self._offset - self._unwritten
                 )
