@@ -14,8 +14,8 @@ from gevent.pool import Pool
 from gevent.server import StreamServer
 
 #: A worker leaves a connection to others for so long for each that it has. An idle
-#: one is awake within a fifth of that.
-_PATIENCE_SECONDS = 0.0005
+#: one is awake within a tenth of that, unless the cores are busy.
+_PATIENCE_SECONDS = 0.001
 
 #: Longer, and clients that connect to busy workers would notice.
 _LONGEST_PATIENCE_SECONDS = 0.004
