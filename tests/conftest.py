@@ -120,6 +120,15 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
+def restartable_postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server that tests may stop for a while; skip where it is missing, fail in CI."""
+    server = new_postgres()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def samba() -> Iterator[Samba]:
     """A Samba server for all tests that are kind to it; skip where there is none, fail in CI."""
     with closing(new_samba()) as server:

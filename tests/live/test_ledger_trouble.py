@@ -1,4 +1,4 @@
-"""The database is locked by somebody else for longer than it is waited for: nothing is lost."""
+"""The database is locked for longer than it is waited for, or away: nothing is lost."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import requests
 
 from tests.conftest import StartServer
 from tests.harness.native import MIB, Native, read_response
+from tests.harness.postgres import Postgres
 from tests.harness.resumable import CHUNK_BYTES, File, Resumable
 from tests.harness.server import Server
+from tests.harness.tables import Postgresql
 from tests.harness.tus import Tus, finished_file
 from tests.harness.wire import assert_problem, nothing_stored, wait_until
 from tests.live.wire import lease_holder, until
@@ -25,6 +27,19 @@ Content = Callable[[int], bytes]
 @pytest.fixture
 def server(start_server: StartServer) -> Server:
     return start_server(WORKERS=1, LEDGER_BUSY_TIMEOUT_SECS=0.3)
+
+
+@pytest.fixture
+def on_postgres(
+    start_server: StartServer, restartable_postgres: Postgres
+) -> Iterator[tuple[Server, Postgres]]:
+    """A server whose database may go away."""
+    name = restartable_postgres.new_database()
+    url = restartable_postgres.url(name)
+    server = start_server(WORKERS=1, tables=Postgresql(url))
+    yield server, restartable_postgres
+    server.close()
+    restartable_postgres.drop_database(name)
 
 
 @contextlib.contextmanager
@@ -42,37 +57,80 @@ def assert_busy(response: requests.Response) -> None:
     assert int(response.headers["Retry-After"]) > 0
 
 
+def ready(server: Server) -> int:
+    return Native(server).request("GET", "/ready").status_code
+
+
+class Begun:
+    """Uploads of all protocols on their way, and the requests that go on with them."""
+
+    def __init__(self, server: Server, content: Content) -> None:
+        self.server = server
+        self.native, self.resumable, self.tus = Native(server), Resumable(server), Tus(server)
+        self.data = content(2 * CHUNK_BYTES)
+        self.upload, self.full = self.native.init(size=5), self.native.init(size=5)
+        self.native.put_all(self.full, b"bytes")
+        self.appended = self.tus.create(5)
+        self.file, self.other = File(self.data), File(self.data)
+        self.resumable.octet(self.file, 1)
+
+    def writing(self) -> Iterator[requests.Response]:
+        """Ask for changes."""
+        yield self.native.init_raw({"filename": "a", "total_size": 5})
+        yield self.native.put_raw(self.upload, 0, b"bytes")
+        yield self.native.complete_raw(self.full)
+        yield self.native.cancel_raw(self.upload)
+        yield self.resumable.octet_raw(self.other, 1)
+        yield self.resumable.octet_raw(self.file, 2)
+        yield self.resumable.form_raw(self.file, 2)
+        yield self.tus.create_raw({"Upload-Length": 5})
+        yield self.tus.patch_raw(self.appended, 0, b"bytes")
+        yield self.tus.delete(self.appended)
+
+    def reading(self) -> Iterator[requests.Response]:
+        """Ask how things stand."""
+        yield self.native.request("GET", f"/upload/{self.upload.id}/status")
+        yield self.resumable.test_raw(self.file, 1)
+        yield self.native.request("GET", f"/download/{self.full.id}")
+
+    def finish(self) -> None:
+        """Send what is missing; every byte must be there in the end."""
+        self.native.put_all(self.upload, b"bytes")
+        for ended in (self.upload, self.full):
+            path = self.native.complete(ended)["final_path"]
+            assert self.server.file(path).read_bytes() == b"bytes"
+        path = self.resumable.octet(self.file, 2)["final_path"]
+        assert self.server.file(path).read_bytes() == self.data
+        assert self.tus.patch(self.appended, 0, b"bytes") == 5
+
+
 def test_a_locked_database_is_503_by_every_protocol(server: Server, content: Content) -> None:
-    native, resumable, tus = Native(server), Resumable(server), Tus(server)
-    data = content(2 * CHUNK_BYTES)
-    upload, full, appended = native.init(size=5), native.init(size=5), tus.create(5)
-    native.put_all(full, b"bytes")
-    file, other = File(data), File(data)
-    resumable.octet(file, 1)
+    begun = Begun(server, content)
     with nothing_stored(server), locked(server):
-        for response in (
-            native.init_raw({"filename": "a", "total_size": 5}),
-            native.put_raw(upload, 0, b"bytes"),
-            native.complete_raw(full),
-            native.cancel_raw(upload),
-            resumable.octet_raw(other, 1),
-            resumable.octet_raw(file, 2),
-            resumable.form_raw(file, 2),
-            tus.create_raw({"Upload-Length": 5}),
-            tus.patch_raw(appended, 0, b"bytes"),
-            tus.delete(appended),
-        ):
+        for response in begun.writing():
             assert_busy(response)
         # Who only reads waits for nobody.
-        assert native.pending(upload) == [0]
-        assert resumable.test(file, 1)
-        assert not resumable.test(file, 2)
-        assert tus.offset(appended) == 0
-    native.put_all(upload, b"bytes")
-    for ended in (upload, full):
-        assert server.file(native.complete(ended)["final_path"]).read_bytes() == b"bytes"
-    assert server.file(resumable.octet(file, 2)["final_path"]).read_bytes() == data
-    assert tus.patch(appended, 0, b"bytes") == 5
+        assert begun.native.pending(begun.upload) == [0]
+        assert begun.resumable.test(begun.file, 1)
+        assert not begun.resumable.test(begun.file, 2)
+        assert begun.tus.offset(begun.appended) == 0
+    begun.finish()
+
+
+def test_a_database_that_is_away_is_503_by_every_protocol_until_it_is_back(
+    on_postgres: tuple[Server, Postgres], content: Content
+) -> None:
+    server, postgres = on_postgres
+    begun = Begun(server, content)
+    with nothing_stored(server):
+        with postgres.away():
+            for response in (*begun.writing(), *begun.reading()):
+                assert_busy(response)
+            head = begun.tus.head(begun.appended)  # has no body
+            assert (head.status_code, head.headers["Retry-After"].isdigit()) == (503, True)
+            wait_until(lambda: ready(server) == 503, "/ready has looked again")
+        wait_until(lambda: ready(server) == 200, "it is ready again")
+    begun.finish()
 
 
 def test_what_cannot_be_recorded_when_it_has_come_is_asked_for_again(

@@ -10,18 +10,9 @@ import pytest
 
 from tests.harness.cluster import Cluster
 from tests.harness.nginx import require_nginx
-from tests.harness.postgres import Postgres, new_postgres
+from tests.harness.postgres import Postgres
 
 StartCluster = Callable[..., Cluster]
-
-
-@pytest.fixture(scope="session")
-def restartable_postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server that tests here may restart; skip where there is none, fail in CI."""
-    server = new_postgres()
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture
