@@ -59,6 +59,19 @@ def share_connections(worker: Any) -> None:
         worker.server_class = partial(_server, worker)
 
 
-def _server(worker: Any, listener: Any, *, spawn: Any, **_wsgi: Any) -> FewestFirst:
-    """Make the server of one listening socket, called as gunicorn calls a ``server_class``."""
-    return FewestFirst(listener, handle=partial(worker.handle, listener), spawn=spawn)
+def _server(
+    worker: Any,
+    listener: Any,
+    *,
+    spawn: Any,
+    application: Any,
+    log: Any,
+    handler_class: Any,
+    environ: Any,
+    **tls: Any,
+) -> FewestFirst:
+    """Make the server of a listening socket, called as gunicorn calls a ``server_class``.
+
+    As the one it makes itself: what else a ``server_class`` is told, the worker knows.
+    """
+    return FewestFirst(listener, handle=partial(worker.handle, listener), spawn=spawn, **tls)
