@@ -197,5 +197,8 @@ def require_whole(transfer: Transfer, length: int, body: Body) -> None:
         raise PartSizeMismatch(length, f"more than {length}")
     if transfer.ended is Ended.CUT and transfer.received == length:
         raise MalformedRequest("The body broke off before its end; send the part again")
+    if transfer.ended is Ended.CUT:
+        got = f"{transfer.received} before the body broke off; send the part again"
+        raise PartSizeMismatch(length, got)
     if transfer.received != length:
         raise PartSizeMismatch(length, transfer.received)

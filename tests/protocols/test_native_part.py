@@ -324,7 +324,10 @@ def test_a_body_that_ends_early_is_refused_and_nothing_recorded(
         sock.shutdown(socket.SHUT_WR)
         status, _, body = read_response(sock)
     message = assert_problem(status, body, 400, "part_size_mismatch")
-    assert message == f"Part size mismatch: expected {part_bytes}, got {sent_bytes}"
+    assert message == (
+        f"Part size mismatch: expected {part_bytes}, got {sent_bytes} before the body broke off; "
+        "send the part again"
+    )
     assert native.pending(upload) == [0, 1, 2]
     assert not is_being_written(native.server, upload, 0)
 
