@@ -7,7 +7,7 @@ side of S3). Knows names only; it opens nothing.
     ├── .staging/                        refused in clients' names
     │   ├── root-id                      marker: random id of this root, written once
     │   ├── root-id.<random>             the marker, for the moment before it gets its name
-    │   ├── <digest of a name>.claim     on a share: open while a file is renamed to that name
+    │   ├── 0.claim … f.claim            on a share: one is open while a file is renamed
     │   └── <instance id>/               one installation's ledger; the others' are not ours
     │       ├── <upload id>.partial      an unfinished upload, sparse
     │       └── <random>.probe           a health check's file, unlinked as soon as it is open
@@ -28,6 +28,7 @@ import hashlib
 import re
 import secrets
 import unicodedata
+from collections.abc import Sequence
 
 from app.domain.names import STAGING_DIRECTORY
 
@@ -75,9 +76,10 @@ def probe_name() -> str:
     return secrets.token_hex(_RANDOM_BYTES) + _PROBE_SUFFIX
 
 
-def claim_name(path: str) -> str:
-    """Return the name of the file that stands for ``path``, in whatever case that is written."""
-    return hashlib.sha256(path.casefold().encode()).hexdigest() + _CLAIM_SUFFIX
+def claim_name(names: Sequence[str]) -> str:
+    """Return the name of the file that stands for a final name, in whatever case that is."""
+    digest = hashlib.sha256("/".join(names).casefold().encode()).hexdigest()
+    return digest[0] + _CLAIM_SUFFIX
 
 
 def checked_id(value: str) -> str:

@@ -181,10 +181,9 @@ def create_passing(channel: Channel, names: Names) -> ShareFile:
 
 
 def open_exclusively(channel: Channel, names: Names) -> ShareFile:
-    """Make or open a file that passes likewise; Refused (SHARING_VIOLATION) if it is open."""
-    path, access = share_path(names), _WRITE | Access.DELETE
-    options = Option.FILE | Option.DELETE_ON_CLOSE
-    body = requests.create(path, access, Disposition.OPEN_OR_CREATE, options, is_shared=False)
+    """Open a file, making it where none is; Refused (SHARING_VIOLATION) if it is open already."""
+    how = (Disposition.OPEN_OR_CREATE, Option.FILE)
+    body = requests.create(share_path(names), _WRITE, *how, is_shared=False)
     return ShareFile(channel, requests.created(channel.call(Command.CREATE, body)))
 
 

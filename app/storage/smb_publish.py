@@ -2,9 +2,8 @@
 
     check size, cut off → flush → (make folders) → rename → flush file and folders
 
-The server renames atomically, and never over another file: the final name is
-claimed for that moment (``smb_claim``). Killed before, the staged file is as it
-was and everything is done again; after it, flushing is.
+One renames at a time, so never over another file (``smb_claim``). Killed before,
+the staged file is as it was and everything is done again; after it, flushing is.
 """
 
 from __future__ import annotations
@@ -104,7 +103,7 @@ class SmbPublication:
         target = self.root.below(self.target)
         with self._name_refused(NAME_REFUSED):
             try:
-                rename_alone(channel, staged, target, self.root.staging)
+                rename_alone(channel, staged, self.root.names, self.target)
                 return
             except Refused as error:
                 if error.status == Status.OBJECT_NAME_COLLISION:
@@ -138,7 +137,7 @@ class SmbPublication:
         """Rename into a folder that has just been made."""
         with self._name_refused(NAME_REFUSED):
             try:
-                rename_alone(channel, staged, self.root.below(self.target), self.root.staging)
+                rename_alone(channel, staged, self.root.names, self.target)
             except Refused as error:
                 if error.status != Status.OBJECT_NAME_COLLISION:
                     raise

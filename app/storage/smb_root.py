@@ -35,11 +35,6 @@ class Root:
         """Return the components of a key's path on the share."""
         return (*self.names, *names)
 
-    @property
-    def staging(self) -> tuple[str, ...]:
-        """The components of the storage's own folder on the share."""
-        return self.below((STAGING_DIRECTORY,))
-
     def verify(self, channel: Channel) -> None:
         """Raise StorageUnavailable or WrongRoot unless the marker is there and the right one."""
         found = read_marker(channel, self.names)
@@ -64,7 +59,7 @@ def settle_marker(channel: Channel, root: Names) -> str:
     smb_files.make_folder(channel, staging)
     root_id = read_marker(channel, root)
     if root_id is None:
-        _write_marker(channel, staging)
+        _write_marker(channel, root)
         root_id = read_marker(channel, root)
     smb_files.sync_folder(channel, staging)
     if root_id is None:
@@ -72,13 +67,13 @@ def settle_marker(channel: Channel, root: Names) -> str:
     return root_id
 
 
-def _write_marker(channel: Channel, staging: Names) -> None:
-    draft = (*staging, keys.marker_draft_name())
+def _write_marker(channel: Channel, root: Names) -> None:
+    draft = (*root, STAGING_DIRECTORY, keys.marker_draft_name())
     try:
         with smb_files.create_new(channel, draft) as file:
             file.write(0, keys.marker_bytes(keys.new_root_id()))
             file.flush()
-            rename_alone(channel, file, (*staging, keys.MARKER_NAME), staging)
+            rename_alone(channel, file, root, (STAGING_DIRECTORY, keys.MARKER_NAME))
     except Refused as error:
         with contextlib.suppress(Refused):
             smb_files.remove_file(channel, draft)

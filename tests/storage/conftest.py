@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socketserver
@@ -274,7 +275,7 @@ class SmbBackend(Backend):
             if not path.is_dir() and not path.is_relative_to(elsewhere)
         ]
         files.remove(".staging/root-id")
-        return files
+        return [name for name in files if not re.fullmatch(r"\.staging/[0-9a-f]\.claim", name)]
 
     def expected_location(self, key: str) -> str:
         return f"smb://127.0.0.1/{self._share_name}/{'/'.join(self.path)}/{key}"
