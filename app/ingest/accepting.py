@@ -33,9 +33,12 @@ class FewestFirst(StreamServer):
     _has_waited = False
 
     def do_read(self) -> Any:
-        """Accept a connection, or leave it to others for a while: then return None."""
+        """Accept a connection, or leave it to others for a while: then return None.
+
+        Where accepting has just failed, gevent waits longer and longer by itself.
+        """
         open_count = len(self.pool)
-        if not open_count or self._has_waited:
+        if not open_count or self._has_waited or self.delay > self.min_delay:
             return super().do_read()
         self.stop_accepting()
         patience_seconds = min(open_count * _PATIENCE_SECONDS, _LONGEST_PATIENCE_SECONDS)
@@ -45,12 +48,14 @@ class FewestFirst(StreamServer):
 
     def _accept_what_is_left(self, at_most: int) -> None:
         gevents: Any = self  # parts of BaseServer that its types do not tell of
+        self.stop_accepting()  # frees the timer
         self._has_waited, self.max_accept = True, at_most
         try:
             gevents._do_read()
         finally:
             self._has_waited, self.max_accept = False, FewestFirst.max_accept
-        gevents._start_accepting_if_started()
+        if gevents._timer is None:  # else accepting has failed, and goes on later
+            gevents._start_accepting_if_started()
 
 
 def share_connections(worker: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent.pool import Pool
+from gevent.server import StreamServer
 from gevent.socket import socket as gevent_socket
 
 from app.ingest.accepting import FewestFirst, share_connections
@@ -137,6 +139,28 @@ def test_who_leaves_a_connection_to_others_and_is_stopped_meanwhile_takes_it_no_
         stopped.server.close()
         gevent.sleep(0.02)  # longer than any patience
         assert len(stopped.open) == 1
+
+
+def test_where_accepting_fails_it_is_tried_less_and_less_often(
+    connect, listener, worker, monkeypatch
+) -> None:
+    """As without descriptors: who looks again at once would burn a core."""
+    worker()
+    connect()
+    failures = []
+
+    def fail(server: Any) -> None:
+        failures.append(server.delay)
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(StreamServer, "do_read", fail)
+    monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *_: None)  # prints them
+    with gevent_socket() as client:
+        client.connect(listener.getsockname())
+        while len(failures) < 5:
+            gevent.sleep(0.001)
+    assert failures == sorted(failures)
+    assert failures[-1] == 16 * failures[0]
 
 
 def test_one_worker_alone_is_left_as_gunicorn_has_it() -> None:
