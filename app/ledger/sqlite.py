@@ -20,16 +20,16 @@ from app.native_threads import native_sleep
 READING = {"longhaul_reads": True}
 
 #: SQLite itself looks again after 1, 2, 5, 10, 15, 20 and more milliseconds; another
-#: worker has the lock for less than one. So for a while we look ourselves.
+#: worker has the lock for less than one. So we look ourselves: often at first.
 _LOOK_SECONDS = 0.0002
-_LOOKING_SECONDS = 0.05
+_OFTEN_SECONDS = 0.05
+_LATER_LOOK_SECONDS = 0.002
 
 
 def prepare_sqlite(engine: Engine, busy_timeout_seconds: float) -> None:
     """Have each connection opened, and each transaction begun, as the ledger needs it.
 
-    A writer waits at least ``busy_timeout_seconds`` for others, then it raises
-    OperationalError.
+    A writer waits ``busy_timeout_seconds`` for others, then it raises OperationalError.
     """
     busy_timeout = f"PRAGMA busy_timeout={int(busy_timeout_seconds * 1000)}"
 
@@ -44,25 +44,29 @@ def prepare_sqlite(engine: Engine, busy_timeout_seconds: float) -> None:
     def begun(connection: Connection) -> None:
         if connection.get_execution_options().get("longhaul_reads"):
             connection.exec_driver_sql("BEGIN")
-        elif not _begins_soon(_driver_connection(connection), busy_timeout):
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            return
+        _run(connection, "PRAGMA busy_timeout=0")
+        try:
+            if not _begins(_driver_connection(connection), busy_timeout_seconds):
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # raises what is the matter
+        finally:
+            _run(connection, busy_timeout)
 
 
-def _begins_soon(connection: Any, busy_timeout: str) -> bool:
-    """Begin to write as soon as nobody else does; False if that takes long."""
-    give_up_at = time.monotonic() + _LOOKING_SECONDS
-    connection.execute("PRAGMA busy_timeout=0")
-    try:
-        while True:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                return True
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
-                    return False
-            native_sleep(_LOOK_SECONDS)
-    finally:
-        connection.execute(busy_timeout)
+def _begins(connection: Any, busy_timeout_seconds: float) -> bool:
+    """Begin to write as soon as nobody else does; False if that does not come or fails."""
+    started_at = time.monotonic()
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            return True
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
+                return False
+        waited_seconds = time.monotonic() - started_at
+        if waited_seconds > busy_timeout_seconds:
+            return False
+        native_sleep(_LOOK_SECONDS if waited_seconds < _OFTEN_SECONDS else _LATER_LOOK_SECONDS)
 
 
 def synchronize(connection: Connection, full: bool) -> None:
@@ -71,8 +75,16 @@ def synchronize(connection: Connection, full: bool) -> None:
         return
     wanted = "FULL" if full else "NORMAL"
     if connection.info.get("longhaul_synchronous") != wanted:
-        _driver_connection(connection).execute(f"PRAGMA synchronous={wanted}")
+        _run(connection, f"PRAGMA synchronous={wanted}")
         connection.info["longhaul_synchronous"] = wanted
+
+
+def _run(connection: Connection, sql: str) -> None:
+    """Run a statement past SQLAlchemy, which costs ten times what it does; its errors stay."""
+    try:
+        _driver_connection(connection).execute(sql)
+    except sqlite3.Error:
+        connection.exec_driver_sql(sql)  # raises it as SQLAlchemy's
 
 
 def _driver_connection(connection: Connection) -> Any:

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc, text
 from structlog.testing import capture_logs
 
 from app.errors import LedgerBusy, UploadNotFound
+from app.ledger import sqlite
 from app.ledger.transactions import (
     MAX_GROUP,
     DirectTransactions,
@@ -195,6 +196,18 @@ def test_a_locked_database_is_busy_after_the_timeout(engine: Engine, make: Make)
     assert [line["event"] for line in log] == ["ledger.unavailable"]
     transactions.write(note("two"))
     assert notes(transactions) == ["two"]
+
+
+def test_a_writer_looks_often_whether_the_lock_is_free_and_no_longer_than_it_should(
+    engine: Engine, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transactions, pauses, sleep = make(engine, busy=SHORT_SECONDS), [], sqlite.native_sleep
+    monkeypatch.setattr(sqlite, "native_sleep", lambda pause: pauses.append(pause) or sleep(pause))
+    with WriteLock(engine), pytest.raises(LedgerBusy):
+        transactions.write(note("one"))
+    assert pauses[0] < 0.001
+    assert pauses == sorted(pauses)
+    assert sum(pauses) <= SHORT_SECONDS
 
 
 def test_a_database_that_cannot_be_opened_is_busy(tmp_path: Path, make: Make) -> None:
