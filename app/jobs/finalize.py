@@ -194,13 +194,13 @@ class Finalizer:
         """
         receipts = {} if upload.part_count is None else self._receipts(upload)
 
-        def publish() -> tuple[str, TryAgain | None]:
+        def publish() -> tuple[str, LonghaulError | None]:
             if lease.lost:  # the object may be another one by now, and not full
                 raise LeaseLost
             final_key = self._storage.publish(staged, receipts, progress.moved)
             try:
                 self._storage.discard(staged)
-            except TryAgain as error:
+            except LonghaulError as error:  # it is published all the same
                 return final_key, error
             return final_key, None
 

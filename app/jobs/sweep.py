@@ -14,7 +14,7 @@ import structlog
 
 from app import metrics
 from app.domain.clock import Clock
-from app.errors import TryAgain
+from app.errors import LonghaulError
 from app.ingest.threads import job_pool
 from app.ledger.database import Ledger
 from app.ledger.leases import Lease
@@ -140,7 +140,7 @@ class Sweeper:
         staged = StagedObject(orphan.upload_id, None, "", orphan.root_id, orphan.staging_key)
         try:
             job_pool.run(partial(self._storage.discard, staged))
-        except TryAgain as error:
+        except LonghaulError as error:  # one must not stop the others
             _log_postponed(orphan.upload_id, error)
             return False
         return True
@@ -152,13 +152,13 @@ class Sweeper:
             return False
         try:
             self._uploads.remove_bytes(upload)
-        except TryAgain as error:
+        except LonghaulError as error:  # one must not stop the others
             _log_postponed(upload.id, error)
             return False
         return True
 
 
-def _log_postponed(upload_id: str, error: TryAgain) -> None:
+def _log_postponed(upload_id: str, error: LonghaulError) -> None:
     log.warning(
         "sweep.postponed", upload_id=upload_id, error=error.code, cause=str(error.__cause__)
     )

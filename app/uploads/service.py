@@ -14,8 +14,8 @@ from app.domain.clock import Clock
 from app.domain.parts import Geometry, pending_parts
 from app.domain.states import GONE, State
 from app.errors import (
+    LonghaulError,
     PartsMissing,
-    TryAgain,
     UploadNotFound,
     UploadNotOpen,
     WrongRoot,
@@ -141,7 +141,7 @@ class UploadService:
         try:
             self._ledger.leases.ask(upload.id, None, Contention.ORDERED)
             self.remove_bytes(upload)
-        except TryAgain as error:
+        except LonghaulError as error:  # full storages refuse to remove, too
             log.warning(
                 "end.left_to_sweeper",
                 upload_id=upload.id,

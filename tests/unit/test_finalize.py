@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from app.domain.parts import received_parts
 from app.domain.states import State
-from app.errors import PartsLost, StorageFull, StorageUnavailable
+from app.errors import LonghaulError, PartsLost, StorageFull, StorageUnavailable
 from app.jobs import finalize
 from app.ledger.database import Ledger
 from app.ledger.leases import LEASE_MS, Lease
@@ -443,9 +443,12 @@ def test_a_disk_that_cannot_be_read_is_waited_for(
     assert_finished(rig, upload)
 
 
-def test_what_cannot_be_cleaned_is_left_to_the_sweeper(meddled: Rig, meddler: Meddler) -> None:
+@pytest.mark.parametrize("trouble", [StorageUnavailable(), StorageFull()])
+def test_what_cannot_be_cleaned_is_left_to_the_sweeper(
+    meddled: Rig, meddler: Meddler, trouble: LonghaulError
+) -> None:
     rig, upload = meddled, meddled.queue(CONTENT)
-    meddler.before_discard = raising(StorageUnavailable())
+    meddler.before_discard = raising(trouble)
     rig.finalize()
     done = rig.record(upload.id)
     assert (done.state, done.staging_key) == (State.COMPLETE, upload.staging_key)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.domain.states import State
-from app.errors import StorageUnavailable
+from app.errors import LonghaulError, StorageFull, StorageUnavailable
 from app.jobs import sweep
 from app.jobs.sweep import ORPHAN_AGE_SECONDS
 from app.ledger.database import Ledger
@@ -315,17 +315,46 @@ class KeepsOne(MemoryStorage):
     """Storage that cannot remove one object now."""
 
     kept: str | None = "0" * 8
+    trouble: LonghaulError = StorageUnavailable()
 
     def discard(self, staged: StagedObject) -> None:
         if staged.upload_id == self.kept:
-            raise StorageUnavailable
+            raise self.trouble
         super().discard(staged)
 
 
-def test_an_orphan_that_cannot_be_removed_now_does_not_keep_others(
-    ledger: Ledger, clock: FakeClock
+#: A disk that is full to its last block may have no room to remove something.
+REMOVAL_TROUBLE = [StorageUnavailable(), StorageFull()]
+
+
+@pytest.mark.parametrize("trouble", REMOVAL_TROUBLE)
+def test_bytes_that_cannot_be_removed_now_do_not_keep_an_upload_or_others_from_ending(
+    ledger: Ledger, clock: FakeClock, trouble: LonghaulError
 ) -> None:
     storage = KeepsOne()
+    storage.trouble = trouble
+    rig = Rig(ledger, storage, clock)
+    stuck, other = rig.create(), rig.create()
+    storage.kept = stuck.id
+    for upload in (stuck, other):
+        rig.service.end(upload.id)
+    assert {rig.state(stuck), rig.state(other)} == {State.CANCELLED}
+    assert rig.has(stuck.staging_key) and not rig.has(other.staging_key)
+    lost = orphan(storage, "1" * 8)
+    clock.advance(ORPHAN_AGE_SECONDS + 60)
+    assert ("orphan", "1" * 8) in swept(rig)
+    assert not rig.has(lost)
+    storage.kept = None
+    assert ("leftover", stuck.id) in swept(rig)
+    assert not rig.has(stuck.staging_key)
+
+
+@pytest.mark.parametrize("trouble", REMOVAL_TROUBLE)
+def test_an_orphan_that_cannot_be_removed_now_does_not_keep_others(
+    ledger: Ledger, clock: FakeClock, trouble: LonghaulError
+) -> None:
+    storage = KeepsOne()
+    storage.trouble = trouble
     rig = Rig(ledger, storage, clock)
     first, second = orphan(storage), orphan(storage, "1" * 8)
     clock.advance(ORPHAN_AGE_SECONDS + 60)
