@@ -103,8 +103,14 @@ def on_starting(server: Any) -> None:
 
 
 def on_reload(server: Any) -> None:
-    """After SIGHUP, before new workers: they may bring new code that needs new tables."""
-    if status := _migrate():
+    """After SIGHUP, before new workers: they may bring new code that needs new tables.
+
+    A database that is away or locked at this moment ends no server that runs.
+    """
+    status = _migrate()
+    if status == os.EX_TEMPFAIL:
+        _log.error("reload.not_migrated", hint="send SIGHUP again when the database is back")
+    elif status:
         raise HaltServer("the ledger could not be migrated", status)
 
 

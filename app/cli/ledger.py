@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from app.cli.operator import Operator, explained
+from app.errors import LedgerBusy
+
+
+class _TryAgain(click.ClickException):
+    exit_code = os.EX_TEMPFAIL
 
 
 def ledger_group(operator: Operator) -> click.Group:
@@ -17,8 +24,14 @@ def ledger_group(operator: Operator) -> click.Group:
     @group.command("migrate")
     @explained
     def migrate() -> None:
-        """Bring the tables to this version; the server does it at its start by itself."""
-        operator.migrate()
+        """Bring the tables to this version; the server does it at its start by itself.
+
+        Exits with 75 where the database is away or locked, with 1 where no retry helps.
+        """
+        try:
+            operator.migrate()
+        except LedgerBusy as error:
+            raise _TryAgain(error.message) from error
 
     @group.command("check")
     @explained

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 
@@ -17,7 +19,7 @@ from tests.harness.server import Server
 from tests.harness.tables import Postgresql
 from tests.harness.tus import Tus, finished_file
 from tests.harness.wire import assert_problem, nothing_stored, wait_until
-from tests.live.wire import lease_holder, until
+from tests.live.wire import lease_holder, master_pid, until
 
 pytestmark = pytest.mark.live
 
@@ -131,6 +133,24 @@ def test_a_database_that_is_away_is_503_by_every_protocol_until_it_is_back(
             wait_until(lambda: ready(server) == 503, "/ready has looked again")
         wait_until(lambda: ready(server) == 200, "it is ready again")
     begun.finish()
+
+
+def test_a_reload_while_the_database_is_locked_ends_no_server(
+    server: Server, content: Content
+) -> None:
+    """SIGHUP: its migration has to wait, and the new workers serve as the old ones did."""
+    before = set(server.worker_pids())
+    with locked(server):
+        os.kill(master_pid(server), signal.SIGHUP)
+        wait_until(
+            lambda: len(after := set(server.worker_pids())) == 1 and not before & after,
+            "the worker is replaced",
+        )
+    assert any("reload.not_migrated" in line for line in server.log_lines())
+    native, data = Native(server), content(MIB)
+    upload = native.init(size=MIB)
+    native.put_all(upload, data)
+    assert server.file(native.complete(upload)["final_path"]).read_bytes() == data
 
 
 def test_what_cannot_be_recorded_when_it_has_come_is_asked_for_again(

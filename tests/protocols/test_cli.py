@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -26,10 +27,10 @@ StartServer = Callable[..., Server]
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
 
-def refused(server: Server, *arguments: str) -> str:
+def refused(server: Server, *arguments: str, status: int = 1) -> str:
     """Run a command that must fail with one line; return that line."""
     failed = server.flask(*arguments, check=False)
-    assert failed.returncode == 1
+    assert failed.returncode == status
     (line,) = [line for line in failed.stderr.splitlines() if not line.startswith("{")]
     assert line.startswith("Error: ")
     return line
@@ -278,8 +279,8 @@ def test_ledger_migrate_leaves_what_is_there(start_server: StartServer) -> None:
 def test_an_sqlite_file_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     server = Server(tmp_path)
     server.database.mkdir()
-    for command in (["ledger", "check"], ["ledger", "migrate"]):
-        line = refused(server, *command)
+    for command, status in (("check", 1), ("migrate", os.EX_TEMPFAIL)):
+        line = refused(server, "ledger", command, status=status)
         assert str(tmp_path) not in line
 
 
