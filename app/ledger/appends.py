@@ -90,8 +90,10 @@ class AppendLedger:
         self._leases = leases
         self._finalizing = finalizing
 
-    def claim(self, upload_id: str, now_ms: int, monotonic: Callable[[], float]) -> AppendClaim:
-        """Try to lease the end of an upload. Raises UploadNotFound where the id is unknown."""
+    def claim(
+        self, upload_id: str, now_ms: int, ttl_ms: int, monotonic: Callable[[], float]
+    ) -> AppendClaim:
+        """Try to lease an upload's end; half of ``ttl_ms`` is left then. Raises UploadNotFound."""
         claimed_at = monotonic()
 
         def work(connection: Connection) -> tuple[UploadRecord, int | None]:
@@ -105,6 +107,10 @@ class AppendLedger:
             if generation is not None and not may_grow:
                 self._leases.give_back(connection, generation)
                 generation = None
+            if generation is not None and upload.expires_at_ms - now_ms < ttl_ms / 2:
+                upload = replace(upload, expires_at_ms=now_ms + ttl_ms)
+                prolonged = update(uploads).values(expires_at_ms=now_ms + ttl_ms)
+                connection.execute(prolonged.where(uploads.c.id == upload_id))
             return upload, generation
 
         upload, generation = self._transactions.write(work, durable=False)

@@ -7,10 +7,11 @@ with a 4xx that passes, because they would forget the upload and start anew.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from email.utils import formatdate
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response, g, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import MethodNotAllowed
 
@@ -19,6 +20,7 @@ from app.domain.access import Principal
 from app.domain.checksums import ALGORITHMS
 from app.domain.media_types import media_type
 from app.errors import (
+    LonghaulError,
     MalformedRequest,
     NotAppendable,
     NotAuthenticated,
@@ -146,6 +148,7 @@ def patch(upload_id: str) -> ResponseReturnValue:
     """Append the body at the offset that the client believes in."""
     fields.require_version(request.headers.get("Tus-Resumable"))
     principal = _uploader()
+    g.patched_by = principal  # whatever the answer will be, it tells when the upload expires
     fields.require_content_type(request.content_type)
     offset = fields.parse_number("Upload-Offset", request.headers.get("Upload-Offset", ""))
     told = request.headers.get("Upload-Length")
@@ -245,9 +248,21 @@ def _empty(status: int, upload: AppendedView | None = None) -> Response:
     """Return an answer without a body, with the expiry of an upload that has one."""
     answer = Response(status=status)
     del answer.headers["Content-Type"]
-    if upload is not None and upload.expires_at_ms is not None:
-        answer.headers["Upload-Expires"] = formatdate(upload.expires_at_ms / 1000, usegmt=True)
+    if upload is not None:
+        _tell_expiry(answer, upload)
     return answer
+
+
+def _tell_expiry(answer: Response, upload: AppendedView) -> None:
+    if upload.expires_at_ms is not None:
+        answer.headers["Upload-Expires"] = formatdate(upload.expires_at_ms / 1000, usegmt=True)
+
+
+def _tell_refused(answer: Response, principal: Principal) -> None:
+    """Tell a client whose PATCH was refused when its upload expires, if it has one."""
+    with contextlib.suppress(LonghaulError):
+        upload_id = (request.view_args or {})["upload_id"]
+        _tell_expiry(answer, context().appends.look(upload_id, PROTOCOL, sees=principal.sees))
 
 
 def _mark(response: Response) -> Response:
@@ -255,6 +270,8 @@ def _mark(response: Response) -> Response:
     if not (request.path == PREFIX or request.path.startswith(f"{PREFIX}/")):
         return response
     response.headers["Tus-Resumable"] = fields.VERSIONS[0]
+    if response.status_code >= 400 and "patched_by" in g:
+        _tell_refused(response, g.patched_by)
     if response.status_code == 412:
         response.headers["Tus-Version"] = ",".join(fields.VERSIONS)
     overridden = request.method == "POST" and request.headers.get("X-HTTP-Method-Override")

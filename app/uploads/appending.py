@@ -137,7 +137,9 @@ class Appender:
         pause_seconds = _POLL_SECONDS
         while True:
             now_ms = self._clock.now_ms()
-            claim = self._ledger.appends.claim(upload_id, now_ms, self._clock.monotonic)
+            claim = self._ledger.appends.claim(
+                upload_id, now_ms, self._policy.ttl_ms, self._clock.monotonic
+            )
             try:
                 upload = require_visible(claim.upload, wanted.protocol, wanted.sees, now_ms)
                 self._refuse(upload, wanted, body, settled=claim.lease is not None)

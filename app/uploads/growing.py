@@ -35,7 +35,6 @@ from app.ingest.pump import Ended, Guard, OnTurn, Sink, Transfer, pump
 from app.ingest.threads import sync_pool
 from app.ledger.database import Ledger
 from app.ledger.leases import Contention, Lease
-from app.ledger.parts import PROLONG_MS
 from app.ledger.records import UploadRecord
 from app.storage.base import StagedObject, Storage
 from app.uploads.jobs import Jobs
@@ -169,7 +168,7 @@ class Growth:
             sync_pool.run(sync)
         now_ms = self.clock.now_ms()
         self.ledger.appends.checkpoint(
-            self.lease, self.upload, offset, now_ms, self._expires_at_ms(now_ms)
+            self.lease, self.upload, offset, now_ms, now_ms + self.policy.ttl_ms
         )
 
     def _require_worth_keeping(self, transfer: Transfer, body: Body) -> None:
@@ -217,7 +216,7 @@ class Growth:
             self.upload,
             offset,
             now_ms,
-            self._expires_at_ms(now_ms),
+            now_ms + self.policy.ttl_ms,
             finalize_at_most=self.policy.max_concurrent_finalizations if runs_here else 0,
             monotonic=self.clock.monotonic,
         )
@@ -226,11 +225,6 @@ class Growth:
         elif commit.upload.is_full:  # this one is to be finalized, or one that waited for it
             self.jobs.wake()
         return commit.upload
-
-    def _expires_at_ms(self, now_ms: int) -> int:
-        moved_ms = now_ms + self.policy.ttl_ms
-        known_ms = self.upload.expires_at_ms
-        return moved_ms if moved_ms - known_ms >= PROLONG_MS else known_ms
 
 
 def receive_nothing(

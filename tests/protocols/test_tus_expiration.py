@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from tests.harness.server import Server
-from tests.harness.tus import Tus
+from tests.harness.tus import Tus, checksum
 from tests.harness.wire import change
 
 Content = Callable[[int], bytes]
@@ -32,6 +32,33 @@ def test_every_answer_to_a_patch_of_an_unfinished_upload_tells_its_expiry(
     for offset in (0, 50):
         response = tus.patch_raw(upload, offset, content(50 - offset))
         assert expiry(response) == pytest.approx(time.time() + 24 * HOUR_SECONDS, abs=120)
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "told", "status"),
+    [
+        (1, 1, {}, 409),
+        (0, 101, {}, 413),
+        (0, 1, {"Upload_Checksum": checksum(b"another")}, 460),
+        (0, 1, {"Upload_Checksum": "sha1 !"}, 400),
+        (0, 1, {"Content_Type": "text/plain"}, 415),
+        ("none", 1, {}, 400),
+    ],
+)
+def test_a_refused_patch_tells_the_expiry_too(
+    tus: Tus, content: Content, offset: int, length: int, told: dict[str, str], status: int
+) -> None:
+    upload = tus.create(100)
+    response = tus.patch_raw(upload, offset, content(length), **told)
+    assert response.status_code == status
+    assert response.headers["Upload-Expires"] == tus.head(upload).headers["Upload-Expires"]
+
+
+def test_a_patch_of_what_is_not_there_tells_no_expiry(tus: Tus, content: Content) -> None:
+    upload = tus.create(100)
+    tus.delete(upload)
+    response = tus.patch_raw(upload, 0, content(1))
+    assert (response.status_code, "Upload-Expires" in response.headers) == (410, False)
 
 
 def test_a_complete_upload_does_not_expire(tus: Tus, content: Content) -> None:

@@ -25,11 +25,12 @@ from tests.harness.rig import TTL_SECONDS, Rig, outcome
 from tests.harness.wire import examples
 
 LENGTH = 1000
+TTL_MS = int(TTL_SECONDS * 1000)
 
 
 def claimed(rig: Rig, upload: UploadRecord) -> tuple[UploadRecord, Lease]:
     """Claim the end of an upload that nobody else has; return it as it is then, and the lease."""
-    claim = rig.ledger.appends.claim(upload.id, rig.clock.now_ms(), rig.clock.monotonic)
+    claim = rig.ledger.appends.claim(upload.id, rig.clock.now_ms(), TTL_MS, rig.clock.monotonic)
     assert claim.lease is not None
     return claim.upload, claim.lease
 
@@ -78,7 +79,9 @@ class Writers:
 
     def claim(self, who: int, _: int) -> None:
         rig, model = self.rigs[who], self.model
-        claim = rig.ledger.appends.claim(self.upload.id, rig.clock.now_ms(), rig.clock.monotonic)
+        claim = rig.ledger.appends.claim(
+            self.upload.id, rig.clock.now_ms(), TTL_MS, rig.clock.monotonic
+        )
         free = model.holder is None and model.state is State.OPEN
         assert (claim.lease is not None) is free
         assert (claim.upload.offset, claim.upload.state) == (model.offset, model.state)
@@ -184,7 +187,7 @@ def test_of_many_that_claim_at_once_one_gets_the_lease(rig: Rig, others: Ledger)
         claims = at_once(
             *(
                 lambda ledger=ledger, upload=upload: ledger.appends.claim(  # type: ignore[misc]
-                    upload.id, rig.clock.now_ms(), rig.clock.monotonic
+                    upload.id, rig.clock.now_ms(), TTL_MS, rig.clock.monotonic
                 )
                 for ledger in ledgers
             )
@@ -197,7 +200,7 @@ def test_of_many_that_claim_at_once_one_gets_the_lease(rig: Rig, others: Ledger)
 
 def test_an_unknown_upload_leaves_no_lease_behind(rig: Rig, database: Database) -> None:
     with pytest.raises(UploadNotFound):
-        rig.ledger.appends.claim("nobody", rig.clock.now_ms(), rig.clock.monotonic)
+        rig.ledger.appends.claim("nobody", rig.clock.now_ms(), TTL_MS, rig.clock.monotonic)
     assert database.rows(leases) == []
 
 
@@ -212,7 +215,7 @@ def test_what_takes_no_bytes_is_told_without_a_lease(
         clock.advance(TTL_SECONDS)
     else:
         record(rig, *claimed(rig, upload), LENGTH)
-    claim = rig.ledger.appends.claim(upload.id, clock.now_ms(), clock.monotonic)
+    claim = rig.ledger.appends.claim(upload.id, clock.now_ms(), TTL_MS, clock.monotonic)
     assert claim.lease is None
     assert database.rows(leases) == []
 

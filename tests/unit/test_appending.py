@@ -467,7 +467,9 @@ def test_what_cannot_be_appended_leaves_neither_bytes_nor_leases(
 def test_an_end_that_nobody_lets_go_of_is_locked(rig: Rig, database: Database) -> None:
     upload = rig.create_appended(length=len(DATA))
     other = Rig(database.ledger(), rig.storage, rig.clock)
-    claim = other.ledger.appends.claim(upload.id, rig.clock.now_ms(), rig.clock.monotonic)
+    claim = other.ledger.appends.claim(
+        upload.id, rig.clock.now_ms(), rig.policy.ttl_ms, rig.clock.monotonic
+    )
     assert claim.lease is not None
     with pytest.raises(UploadLocked):  # the clock runs as fast as it waits
         append(rig, upload, 0, PieceBody([DATA]))
