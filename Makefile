@@ -6,8 +6,8 @@ PYTHON ?= python3
 EXTRAS ?=
 # Further arguments for the program behind a target: make test ARGS="-k resume"
 ARGS ?=
-# Processes that run tests beside each other, each with servers of its own: make test JOBS=2
-JOBS ?= 0
+# Processes that run tests beside each other, each with servers of its own: make test JOBS=4
+JOBS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
