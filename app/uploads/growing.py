@@ -92,8 +92,7 @@ class Growth:
 
         Raises as ``Appender.append`` does; what may be kept is recorded before.
         """
-        length = None if self.upload.length is None else self.room_bytes
-        with self.storage.writer(staged, 0, self.upload.offset, length) as writer:
+        with self.storage.writer(staged, 0, self.upload.offset, self._expected(body)) as writer:
             transfer = self._receive(staged, body, writer)
             self._require_worth_keeping(transfer, body)
             if transfer.received:
@@ -104,6 +103,12 @@ class Growth:
         recorded = self._record(self._kept(transfer))
         self._require_whole(transfer, body)
         return recorded
+
+    def _expected(self, body: Body) -> int | None:
+        """Return how many bytes the body brings, at most if it does not tell."""
+        room_bytes = None if self.upload.length is None else self.room_bytes
+        known = [bound for bound in (body.length, room_bytes) if bound is not None]
+        return min(known, default=None)
 
     def record_nothing(self, body: Body) -> UploadRecord:
         """Append an empty body: it may complete an upload whose length was told late."""
