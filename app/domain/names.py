@@ -36,8 +36,13 @@ class ClientName:
     filename: str
 
     def below(self, directory: str) -> ClientName:
-        """Return this name inside ``directory``, itself checked; "" changes nothing."""
-        return ClientName("/".join(filter(None, (directory, self.directory))), self.filename)
+        """Return this name inside ``directory``, itself checked; "" changes nothing.
+
+        Raises InvalidName where both together are too long.
+        """
+        folders = "/".join(filter(None, (directory, self.directory)))
+        _check_length("/".join(filter(None, (folders, self.filename))))
+        return ClientName(folders, self.filename)
 
 
 def parse_client_name(raw: str) -> ClientName:
@@ -54,9 +59,13 @@ def parse_client_name(raw: str) -> ClientName:
     components = name.split("/")
     for component in components:
         _check_component(component)
-    if len(name.encode()) > MAX_NAME_BYTES:
-        raise InvalidName(raw, f"is longer than {MAX_NAME_BYTES} bytes with its folders")
+    _check_length(name)
     return ClientName("/".join(components[:-1]), components[-1])
+
+
+def _check_length(name: str) -> None:
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise InvalidName(name, f"is longer than {MAX_NAME_BYTES} bytes with its folders")
 
 
 def _check_component(component: str) -> None:

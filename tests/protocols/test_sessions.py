@@ -215,6 +215,17 @@ def test_uploads_land_under_the_directory_and_none_leaves_it(server: Server) -> 
         assert_problem(response.status_code, response.content, 400, "invalid_name")
 
 
+def test_a_directory_and_a_name_have_one_limit_together(server: Server) -> None:
+    """S3 has no longer keys; what is refused there at the end could never be finished."""
+    folder, path = "/".join(["d" * 200] * 3), "/".join(["n" * 200] * 2) + "/a.txt"
+    for directory, status in (("d", 200), (folder, 400)):
+        response = with_token(server, directory=directory).octet_raw(
+            File(b"x", name="a.txt", relative_path=path), 1
+        )
+        assert response.status_code == status
+    assert "with its folders" in assert_problem(400, response.content, 400, "invalid_name")
+
+
 def test_one_file_sent_to_two_directories_is_two_files(server: Server) -> None:
     file = File(b"x")
     answers = [with_token(server, directory=name).octet(file, 1) for name in ("one", "two", "one")]

@@ -158,6 +158,16 @@ def test_a_name_too_long_with_the_id_loses_the_end_of_its_stem(filename, expecte
     assert target_key(FILE_ID, name) == f"files/{FILE_ID}_{expected}"
 
 
+def test_folders_count_for_the_longest_name_wherever_they_come_from():
+    folders = "/".join(["d" * 200] * 4)
+    room = MAX_NAME_BYTES - len(f"{folders}/")
+    fitting = parse_client_name("n" * room)
+    assert fitting.below(folders).directory == folders
+    assert parse_client_name(f"{folders}/{'n' * room}") == fitting.below(folders)
+    with pytest.raises(InvalidName, match="with its folders"):
+        parse_client_name("n" * (room + 1)).below(folders)
+
+
 @UNTIMED
 @given(names(max_size=6))
 @example("a" * 250 + ".mp4")
