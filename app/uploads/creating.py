@@ -14,7 +14,7 @@ from app.domain.clock import Clock
 from app.domain.names import parse_client_name, target_key
 from app.domain.parts import MAX_PARTS, Geometry
 from app.domain.targets import parse_target
-from app.errors import LonghaulError, StorageFull, TryAgain, UploadTooLarge
+from app.errors import LonghaulError, UploadTooLarge
 from app.ledger.database import Ledger
 from app.ledger.leases import Lease
 from app.ledger.records import AliasKey, NewUpload, UploadRecord
@@ -156,7 +156,7 @@ class Creator:
         """Make the staged object of an upload whose row has just been made, or give it up."""
         try:
             return self._staging.make(staged_object_of(new), lease)
-        except (StorageFull, TryAgain):
+        except LonghaulError:
             self._give_up(new.id)
             raise
 
