@@ -12,6 +12,8 @@ import structlog
 from app.errors import LonghaulError
 from app.ingest.accepting import share_connections
 from app.ingest.connections import Connections
+from app.jobs.runner import Runner
+from app.ledger.database import LedgerOutdated
 from app.protocols.context import EXTENSION
 from app.protocols.refusals import answer_in_json
 from app.wiring import Wiring
@@ -53,7 +55,7 @@ def start_jobs(wiring: Wiring) -> None:
     def start() -> None:
         while not wiring.drain.begun:
             try:
-                runner = wiring.runner
+                runner = _runner(wiring)
             except LonghaulError as error:
                 log.error("start.waiting", code=error.code, message=error.message)
                 wiring.clock.sleep(RETRY_SECONDS)
@@ -64,3 +66,14 @@ def start_jobs(wiring: Wiring) -> None:
             return
 
     threading.Thread(target=start, name="start", daemon=True).start()
+
+
+def _runner(wiring: Wiring) -> Runner:
+    """Return the runner; a PostgreSQL that was away when the master started is migrated first."""
+    try:
+        return wiring.runner
+    except LedgerOutdated:
+        if wiring.settings.is_sqlite:
+            raise
+        wiring.migrate()
+        return wiring.runner

@@ -94,11 +94,17 @@ class logger_class(Logger):  # noqa: N801 (gunicorn's name for it)
 
 
 def on_starting(server: Any) -> None:
-    """Before anything listens: bring the tables up to date, once for all workers."""
+    """Before anything listens: bring the tables up to date, once for all workers.
+
+    A PostgreSQL server that is away now may come: until then ``/ready`` says no.
+    """
     for warning in _settings.warnings():
         _log.warning(warning)
     _raise_open_files()
-    if status := _migrate():
+    status = _migrate()
+    if status == os.EX_TEMPFAIL and not _settings.is_sqlite:
+        _log.error("start.not_migrated", hint="the workers do it when the database is there")
+    elif status:
         sys.exit(status)
 
 

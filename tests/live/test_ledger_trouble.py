@@ -153,6 +153,22 @@ def test_a_reload_while_the_database_is_locked_ends_no_server(
     assert server.file(native.complete(upload)["final_path"]).read_bytes() == data
 
 
+def test_a_server_starts_while_its_database_is_away_and_recovers_by_itself(
+    start_server: StartServer, restartable_postgres: Postgres, content: Content
+) -> None:
+    """Its tables, which are not there yet, are made when it has come."""
+    url = restartable_postgres.url(restartable_postgres.new_database())
+    with restartable_postgres.away():
+        server = start_server(WORKERS=2, tables=Postgresql(url), ready=False)
+        assert any("start.not_migrated" in line for line in server.log_lines())
+        assert_busy(Native(server).init_raw({"filename": "a", "total_size": 5}))
+    wait_until(lambda: ready(server) == 200, "it is ready")
+    native, data = Native(server), content(MIB)
+    upload = native.init(size=MIB)
+    native.put_all(upload, data)
+    assert server.file(native.complete(upload)["final_path"]).read_bytes() == data
+
+
 def test_what_cannot_be_recorded_when_it_has_come_is_asked_for_again(
     server: Server, content: Content
 ) -> None:
