@@ -270,7 +270,7 @@ def _mark(response: Response) -> Response:
     if not (request.path == PREFIX or request.path.startswith(f"{PREFIX}/")):
         return response
     response.headers["Tus-Resumable"] = fields.VERSIONS[0]
-    if response.status_code >= 400 and "patched_by" in g:
+    if response.status_code >= 400 and response.status_code != 500 and "patched_by" in g:
         _tell_refused(response, g.patched_by)
     if response.status_code == 412:
         response.headers["Tus-Version"] = ",".join(fields.VERSIONS)

@@ -313,8 +313,11 @@ def test_every_worker_has_connections_of_its_own(
     native, data = Native(server), content(30 * MIB)
     upload = native.init(size=len(data))
     put_parallel(native, upload, data)
-    owners = {pid for pid in server.worker_pids() if own_samba.port in _peer_ports(pid)}
-    assert owners == set(server.worker_pids())
+
+    def owners() -> set[int]:
+        return {pid for pid in server.worker_pids() if own_samba.port in _peer_ports(pid)}
+
+    until(lambda: owners() == set(server.worker_pids()), what="both have one, the slower too")
     assert len(own_samba.sessions()) == 2
     assert stored_file(native, upload).read_bytes() == data
 
