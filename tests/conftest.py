@@ -113,15 +113,16 @@ def start_storing(request: pytest.FixtureRequest, start_server: StartServer) -> 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server for all tests that are kind to it; without one: skip, fail in CI."""
-    server = new_postgres()
-    server.start()
-    yield server
-    server.stop()
+    yield from _started_postgres()
 
 
 @pytest.fixture(scope="session")
 def restartable_postgres() -> Iterator[Postgres]:
     """A PostgreSQL server that tests may stop for a while; skip where it is missing, fail in CI."""
+    yield from _started_postgres()
+
+
+def _started_postgres() -> Iterator[Postgres]:
     server = new_postgres()
     server.start()
     yield server

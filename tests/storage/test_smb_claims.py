@@ -70,7 +70,7 @@ def test_of_many_that_rename_over_connections_of_their_own_never_two_get_a_name(
 
 
 def test_claims_exclude_each_other(smb):
-    """Whoever has one counts up and down; nobody else ever sees that."""
+    """Whoever has one counts up, asks the server something, and counts down: nobody sees two."""
     staging = (*smb.path, ".staging", "0.claim")
     channels = [Channel(log_in(smb.target(), WAIT_SECONDS), WAIT_SECONDS) for _ in range(4)]
     inside, met = [], []
@@ -80,6 +80,7 @@ def test_claims_exclude_each_other(smb):
             while (claim := smb_claim._claimed(channel, staging)) is None:
                 pass
             inside.append(channel)
+            claim.standing()
             met.append(len(inside))
             inside.remove(channel)
             claim.close()

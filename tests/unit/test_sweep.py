@@ -324,43 +324,42 @@ class KeepsOne(MemoryStorage):
 
 
 #: A disk that is full to its last block may have no room to remove something.
-REMOVAL_TROUBLE = [StorageUnavailable(), StorageFull()]
-
-
-@pytest.mark.parametrize("trouble", REMOVAL_TROUBLE)
-def test_bytes_that_cannot_be_removed_now_do_not_keep_an_upload_or_others_from_ending(
-    ledger: Ledger, clock: FakeClock, trouble: LonghaulError
-) -> None:
+@pytest.fixture(params=[StorageUnavailable(), StorageFull()], ids=["away", "full"])
+def keeping(request: pytest.FixtureRequest) -> KeepsOne:
+    """A storage that has this trouble with what it keeps."""
     storage = KeepsOne()
-    storage.trouble = trouble
-    rig = Rig(ledger, storage, clock)
+    storage.trouble = request.param
+    return storage
+
+
+def test_bytes_that_cannot_be_removed_now_do_not_keep_an_upload_or_others_from_ending(
+    ledger: Ledger, clock: FakeClock, keeping: KeepsOne
+) -> None:
+    rig = Rig(ledger, keeping, clock)
     stuck, other = rig.create(), rig.create()
-    storage.kept = stuck.id
+    keeping.kept = stuck.id
     for upload in (stuck, other):
         rig.service.end(upload.id)
     assert {rig.state(stuck), rig.state(other)} == {State.CANCELLED}
     assert rig.has(stuck.staging_key) and not rig.has(other.staging_key)
-    lost = orphan(storage, "1" * 8)
+    lost = orphan(keeping, "1" * 8)
     clock.advance(ORPHAN_AGE_SECONDS + 60)
     assert ("orphan", "1" * 8) in swept(rig)
     assert not rig.has(lost)
-    storage.kept = None
+    keeping.kept = None
     assert ("leftover", stuck.id) in swept(rig)
     assert not rig.has(stuck.staging_key)
 
 
-@pytest.mark.parametrize("trouble", REMOVAL_TROUBLE)
 def test_an_orphan_that_cannot_be_removed_now_does_not_keep_others(
-    ledger: Ledger, clock: FakeClock, trouble: LonghaulError
+    ledger: Ledger, clock: FakeClock, keeping: KeepsOne
 ) -> None:
-    storage = KeepsOne()
-    storage.trouble = trouble
-    rig = Rig(ledger, storage, clock)
-    first, second = orphan(storage), orphan(storage, "1" * 8)
+    rig = Rig(ledger, keeping, clock)
+    first, second = orphan(keeping), orphan(keeping, "1" * 8)
     clock.advance(ORPHAN_AGE_SECONDS + 60)
     assert swept(rig) == [("orphan", "1" * 8)]
     assert (rig.has(first), rig.has(second)) == (True, False)
-    storage.kept = None
+    keeping.kept = None
     assert swept(rig) == [("orphan", "0" * 8)]
 
 
