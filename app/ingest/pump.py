@@ -29,6 +29,10 @@ BUFFER_BYTES = 1024 * 1024
 JOB_BYTES = 32 * 1024 * 1024
 JOB_SECONDS = 0.25
 
+#: A body of up to so many bytes is ended by the very job that takes its last one:
+#: to hand over to a greenlet and back would take a good part of its time.
+ENDED_AT_ONCE_BYTES = 16 * 1024 * 1024
+
 #: How long a job waits for a fast client's next bytes before it gives the thread back.
 LINGER_MILLISECONDS = 2
 
@@ -134,14 +138,14 @@ def pump(
 
     At most ``limit_bytes`` are written. With ``native_writes`` the sink is
     called in a native thread, else in the calling greenlet. ``at_end`` is called
-    if the body has come whole, before this returns; where it fits one buffer, by
-    the very job that takes its last byte: to hand over to a greenlet and back
-    takes longer than a small body. Errors of the sink and of ``at_end`` are
-    raised as they are; everything the client does is told by ``Ended``.
+    if the body has come whole, before this returns; of a body that is known to be
+    small, by the very job that takes its last byte. Errors of the sink and of
+    ``at_end`` are raised as they are; everything the client does is told by ``Ended``.
     """
     written, idle_seconds = 0, 0.0
     end = _End(at_end)
-    at_once = at_end is not None and limit_bytes <= BUFFER_BYTES
+    most_bytes = limit_bytes if body.length is None else min(limit_bytes, body.length)
+    at_once = at_end is not None and most_bytes <= ENDED_AT_ONCE_BYTES
     while not body.ended:
         reason = guard(idle_seconds) or on_turn(written)
         if reason is not None:
@@ -167,7 +171,7 @@ def pump(
         # server may have waited for a lease, or for its own disk.
         idle_seconds = 0.0 if moved else body.idle_seconds()
     if not end.is_reached:
-        run = part_pool.run if native_writes else _run_here
+        run = part_pool.run if native_writes else run_here
         run(lambda: end.reach(written))
     return Transfer(written, Ended.WHOLE)
 
@@ -190,7 +194,8 @@ class _End:
         return lambda moved: self.reach(written + moved)
 
 
-def _run_here(work: Callable[[], None]) -> None:
+def run_here(work: Callable[[], None]) -> None:
+    """Do ``work`` in the calling greenlet, as ``NativePool.run`` does it in a thread."""
     work()
 
 

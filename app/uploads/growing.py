@@ -31,12 +31,13 @@ from app.errors import (
 from app.ingest.body import Body
 from app.ingest.checkpoints import Checkpoints
 from app.ingest.drain import Drain
-from app.ingest.pump import Ended, Guard, OnTurn, Sink, Transfer, pump
+from app.ingest.pump import AtEnd, Ended, Guard, OnTurn, Sink, Transfer, pump, run_here
 from app.ingest.threads import sync_pool
+from app.ledger.appends import AppendCommit
 from app.ledger.database import Ledger
 from app.ledger.leases import Contention, Lease
 from app.ledger.records import UploadRecord
-from app.storage.base import StagedObject, Storage
+from app.storage.base import PartWriter, StagedObject, Storage
 from app.uploads.jobs import Jobs
 from app.uploads.policy import Policy
 
@@ -92,17 +93,37 @@ class Growth:
 
         Raises as ``Appender.append`` does; what may be kept is recorded before.
         """
+        finished, commit = False, None
+
+        def finish(transfer: Transfer) -> None:
+            nonlocal finished, commit
+            finished = True
+            commit = self._finish(transfer, body, writer)
+
         with self.storage.writer(staged, 0, self.upload.offset, self._expected(body)) as writer:
-            transfer = self._receive(staged, body, writer)
-            self._require_worth_keeping(transfer, body)
-            if transfer.received:
-                try:
-                    sync_pool.run(lambda: writer.commit(durable=self.policy.durable))
-                except (StorageFull, StorageUnavailable) as error:
-                    raise transfer.reason or error from error
-        recorded = self._record(self._kept(transfer))
+            transfer = self._receive(
+                staged, body, writer, lambda received: finish(Transfer(received, Ended.WHOLE))
+            )
+            if finished and transfer.reason is not None:  # what finishing has raised
+                raise transfer.reason
+            if not finished:
+                run = sync_pool.run if self._writes_natively else run_here
+                run(lambda: finish(transfer))
+        recorded = self._follow(commit or self._record(self._kept(transfer)))
         self._require_whole(transfer, body)
         return recorded
+
+    def _finish(self, transfer: Transfer, body: Body, writer: PartWriter) -> AppendCommit | None:
+        """Make durable what may be kept, and record it where native threads may do that."""
+        self._require_worth_keeping(transfer, body)
+        if transfer.received:
+            try:
+                writer.commit(durable=self.policy.durable)
+            except (StorageFull, StorageUnavailable) as error:
+                raise transfer.reason or error from error
+        if not self.ledger.transactions.from_native_threads:
+            return None
+        return self._record(self._kept(transfer))
 
     def _expected(self, body: Body) -> int | None:
         """Return how many bytes the body brings, at most if it does not tell."""
@@ -114,9 +135,9 @@ class Growth:
         """Append an empty body: it may complete an upload whose length was told late."""
         if self.verification is not None:
             self.verification.require_match(body.trailers)
-        return self._record(0)
+        return self._follow(self._record(0))
 
-    def _receive(self, staged: StagedObject, body: Body, sink: Sink) -> Transfer:
+    def _receive(self, staged: StagedObject, body: Body, sink: Sink, at_end: AtEnd) -> Transfer:
         counted = _Counted(sink)
         with Checkpoints(lambda written: self._checkpoint(staged, written)) as checkpoints:
             self.lease.wake = body.wake
@@ -131,6 +152,7 @@ class Growth:
                         guard=self._guard(checkpoints),
                         native_writes=self._writes_natively,
                         on_turn=self._turn(checkpoints),
+                        at_end=at_end,
                     )
             except (StorageFull, StorageUnavailable) as error:
                 return Transfer(counted.written, Ended.STOPPED, error)
@@ -210,13 +232,13 @@ class Growth:
     def _require_whole(self, transfer: Transfer, body: Body) -> None:
         _require_whole(transfer, body, self.room_bytes or 0)
 
-    def _record(self, received: int) -> UploadRecord:
+    def _record(self, received: int) -> AppendCommit:
         offset = self.upload.offset + received
         if not received and offset != self.upload.length:
-            return self.upload
+            return AppendCommit(self.upload)
         now_ms = self.clock.now_ms()
         runs_here = self.jobs.finalize is not None
-        commit = self.ledger.appends.record(
+        return self.ledger.appends.record(
             self.lease,
             self.upload,
             offset,
@@ -225,6 +247,9 @@ class Growth:
             finalize_at_most=self.policy.max_concurrent_finalizations if runs_here else 0,
             monotonic=self.clock.monotonic,
         )
+
+    def _follow(self, commit: AppendCommit) -> UploadRecord:
+        """Have finalized what is complete now; return the upload."""
         if commit.finalize is not None and self.jobs.finalize is not None:
             self.jobs.finalize(commit.upload, commit.finalize)
         elif commit.upload.is_full:  # this one is to be finalized, or one that waited for it

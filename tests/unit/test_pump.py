@@ -14,7 +14,13 @@ from gevent.lock import BoundedSemaphore
 from app.errors import ShuttingDown, StorageFull
 from app.ingest import pump as pump_module
 from app.ingest.body import Body
-from app.ingest.pump import BUFFER_BYTES, WRITES_AT_ONCE, Ended, Transfer, pump
+from app.ingest.pump import (
+    ENDED_AT_ONCE_BYTES,
+    WRITES_AT_ONCE,
+    Ended,
+    Transfer,
+    pump,
+)
 
 _thread = monkey.get_original("_thread", "get_ident")
 
@@ -99,7 +105,7 @@ def test_the_job_that_takes_a_small_bodys_last_byte_ends_it() -> None:
 
 def test_a_large_body_is_ended_in_a_native_thread() -> None:
     target = Target()
-    length = BUFFER_BYTES + 1
+    length = ENDED_AT_ONCE_BYTES + 1
     assert move(PiecewiseBody(bytes(length)), target, length) == Transfer(length, Ended.WHOLE)
     assert target.ends == [length]
     assert target.ended_by != threading.main_thread().ident
@@ -120,7 +126,7 @@ def test_where_the_sink_is_python_code_so_is_the_end() -> None:
     assert {*target.writers, target.ended_by} == {_thread()}
 
 
-@pytest.mark.parametrize("limit_bytes", [4, 2 * BUFFER_BYTES])
+@pytest.mark.parametrize("limit_bytes", [4, 2 * ENDED_AT_ONCE_BYTES])
 def test_a_cut_body_does_not_end(limit_bytes: int) -> None:
     target = Target()
     transfer = move(PiecewiseBody(b"ab", b"cd", cut=True), target, limit_bytes)
@@ -152,7 +158,7 @@ def test_a_body_that_is_stopped_at_its_last_piece_does_not_end() -> None:
     assert target.ends == []
 
 
-@pytest.mark.parametrize("length", [3, BUFFER_BYTES + 1])
+@pytest.mark.parametrize("length", [3, ENDED_AT_ONCE_BYTES + 1])
 def test_an_error_at_the_end_is_raised(length: int) -> None:
     def full(_written: int) -> None:
         raise StorageFull
