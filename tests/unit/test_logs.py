@@ -182,6 +182,21 @@ def test_redacting_twice_changes_nothing_more(text: str) -> None:
     assert redact_text(once) == once
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        JWT,
+        f"beaRer {'x' * 16}",
+        f"Ba\u017fic\t{'x' * 16}",
+        "ftp://me:mine@host",
+        "Token=1",
+        "cookie : 1",
+    ],
+)
+def test_each_kind_of_secret_is_looked_for(text: str) -> None:
+    assert "***" in redact_text(text)
+
+
 def test_a_clients_text_cannot_forge_a_console_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure("info", "console")
     log.info("bad name\n2026-01-01 [error] forged", name="a\r\nb\x1b[31mred\x9b")
