@@ -15,6 +15,8 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections.abc import Collection
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import (
@@ -40,6 +42,8 @@ from app.ledger.liveness import ProcessLife, boot_clock_ms, boot_id
 from app.ledger.models import leases as _rows
 from app.ledger.prepared import Prepared
 from app.ledger.transactions import Transactions
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +71,7 @@ class Leases:
         self.on_sqlite = dialect == "sqlite"
         self._boot_id = boot_id() if self.on_sqlite else ""
         self._held: dict[int, Lease] = {}
+        self._unreleased: set[int] = set()  # generations
         self._starting = threading.Lock()
         self._keeper: threading.Thread | None = None
         # Built once: a statement made anew costs six times as much as running it.
@@ -142,10 +147,7 @@ class Leases:
         """Start renewing a claimed lease; ``claimed_at``: monotonic, before the transaction."""
         lease = Lease(upload_id, key, generation, claimed_at)
         self._held[generation] = lease
-        with self._starting:
-            if self._keeper is None or not self._keeper.is_alive():
-                self._keeper = threading.Thread(target=self._keep, name="leases", daemon=True)
-                self._keeper.start()
+        self._have_kept()
         return lease
 
     def drop(self, lease: Lease) -> None:
@@ -153,18 +155,21 @@ class Leases:
         self._held.pop(lease.generation, None)
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back that was not ended by a commit; harmless if it was. Never raises."""
+        """Give a lease back that was not ended by a commit; harmless if it was. Never raises.
+
+        While the ledger is busy that is left to the thread that renews.
+        """
         if self._held.pop(lease.generation, None) is None:
             return
         try:
-            self._transactions.write(
-                lambda connection: connection.execute(
-                    delete(_rows).where(_rows.c.generation == lease.generation)
-                ),
-                durable=False,
-            )
+            self._give_all_back([lease.generation], optional=True)
         except LedgerBusy:
-            pass  # it is renewed no more and runs out by itself
+            self._unreleased.add(lease.generation)
+            self._have_kept()
+
+    def _give_all_back(self, generations: Collection[int], *, optional: bool = False) -> None:
+        ended = delete(_rows).where(_rows.c.generation.in_(generations))
+        self._transactions.write(lambda tx: tx.execute(ended), durable=False, optional=optional)
 
     def ask(self, upload_id: str, key: str | None, contention: Contention) -> None:
         """Tell the holder of a lease (``key`` None: of every lease of the upload) to let go."""
@@ -192,13 +197,20 @@ class Leases:
 
     # -- keeping ------------------------------------------------------------
 
+    def _have_kept(self) -> None:
+        """Start the thread that renews, unless it runs."""
+        with self._starting:
+            if self._keeper is None or not self._keeper.is_alive():
+                self._keeper = threading.Thread(target=self._keep, name="leases", daemon=True)
+                self._keeper.start()
+
     def _keep(self) -> None:
-        """Renew and watch in a thread of its own, which ends when nothing is held."""
+        """Renew and watch in a thread of its own, which ends when there is nothing to do."""
         renewed_at = 0.0
         while True:
             time.sleep(WATCH_SECONDS)
-            with self._starting:  # ``hold`` either was before or starts another thread
-                if not self._held:
+            with self._starting:  # ``_have_kept`` either was before or starts another thread
+                if not self._held and not self._unreleased:
                     self._keeper = None
                     return
             started_at = boot_seconds()
@@ -207,6 +219,9 @@ class Leases:
                 for lease_group in _groups(list(self._held.values())):
                     self._visit(lease_group, renewing=renewing)
                 renewed_at = started_at if renewing else renewed_at
+                for generations in _groups(list(self._unreleased)):
+                    self._give_all_back(generations)
+                    self._unreleased.difference_update(generations)
             except LedgerBusy:
                 pass  # the deadlines stop the holders if this goes on
             except Exception:
@@ -272,5 +287,5 @@ def _names(lease: Lease) -> dict[str, object]:
     }
 
 
-def _groups(leases: list[Lease]) -> list[list[Lease]]:
-    return [leases[at : at + _RENEW_AT_ONCE] for at in range(0, len(leases), _RENEW_AT_ONCE)]
+def _groups(items: list[T]) -> list[list[T]]:
+    return [items[at : at + _RENEW_AT_ONCE] for at in range(0, len(items), _RENEW_AT_ONCE)]

@@ -12,12 +12,15 @@ import sqlite3
 import time
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, event, exc
 
 from app.native_threads import native_sleep
 
 #: Execution options of a connection whose transactions only read.
 READING = {"longhaul_reads": True}
+
+#: Where a connection keeps until when its next transaction may wait to begin.
+_WAITS_UNTIL = "longhaul_waits_until"
 
 #: SQLite itself looks again after 1, 2, 5, 10, 15, 20 and more milliseconds; another
 #: worker has the lock for less than one. So we look ourselves: often at first.
@@ -29,7 +32,8 @@ _LATER_LOOK_SECONDS = 0.002
 def prepare_sqlite(engine: Engine, busy_timeout_seconds: float) -> None:
     """Have each connection opened, and each transaction begun, as the ledger needs it.
 
-    A writer waits ``busy_timeout_seconds`` for others, then it raises OperationalError.
+    A writer waits ``busy_timeout_seconds`` for others, or as ``wait_until`` says, then
+    it raises OperationalError.
     """
     busy_timeout = f"PRAGMA busy_timeout={int(busy_timeout_seconds * 1000)}"
 
@@ -45,15 +49,31 @@ def prepare_sqlite(engine: Engine, busy_timeout_seconds: float) -> None:
         if connection.get_execution_options().get("longhaul_reads"):
             connection.exec_driver_sql("BEGIN")
             return
+        give_up_at = connection.info.pop(_WAITS_UNTIL, None)
+        if give_up_at is None:
+            give_up_at = time.monotonic() + busy_timeout_seconds
         _run(connection, "PRAGMA busy_timeout=0")
         try:
-            if not _begins(_driver_connection(connection), busy_timeout_seconds):
+            if not _begins(_driver_connection(connection), give_up_at):
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # raises what is the matter
         finally:
             _run(connection, busy_timeout)
 
 
-def _begins(connection: Any, busy_timeout_seconds: float) -> bool:
+def wait_until(connection: Connection, give_up_at: float) -> None:
+    """Let the next transaction wait until then (monotonic seconds); it looks at least once."""
+    connection.info[_WAITS_UNTIL] = give_up_at
+
+
+def is_locked(error: BaseException | None) -> bool:
+    """Tell whether an error says that others have the lock."""
+    if isinstance(error, exc.DBAPIError):
+        error = error.orig
+    # The first byte: SQLITE_BUSY_RECOVERY and others are told apart by the second.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _begins(connection: Any, give_up_at: float) -> bool:
     """Begin to write as soon as nobody else does; False if that does not come or fails."""
     started_at = time.monotonic()
     while True:
@@ -61,12 +81,13 @@ def _begins(connection: Any, busy_timeout_seconds: float) -> bool:
             connection.execute("BEGIN IMMEDIATE")
             return True
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
+            if not is_locked(error):
                 return False
-        waited_seconds = time.monotonic() - started_at
-        if waited_seconds > busy_timeout_seconds:
+        now = time.monotonic()
+        if now > give_up_at:
             return False
-        native_sleep(_LOOK_SECONDS if waited_seconds < _OFTEN_SECONDS else _LATER_LOOK_SECONDS)
+        often = now - started_at < _OFTEN_SECONDS
+        native_sleep(_LOOK_SECONDS if often else _LATER_LOOK_SECONDS)
 
 
 def synchronize(connection: Connection, full: bool) -> None:

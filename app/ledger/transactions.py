@@ -13,6 +13,8 @@ and a command-line process has nobody to hold up: ``DirectTransactions``.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -25,7 +27,7 @@ from gevent.threadpool import ThreadPool
 from sqlalchemy import Connection, Engine, exc
 
 from app.errors import LedgerBusy
-from app.ledger.sqlite import READING, prepare_sqlite, synchronize
+from app.ledger.sqlite import READING, is_locked, prepare_sqlite, synchronize, wait_until
 from app.native_threads import in_native_thread, native_lock
 
 T = TypeVar("T")
@@ -50,13 +52,17 @@ MAX_GROUP = 64
 class Transactions(Protocol):
     """Runs transactions. ``durable`` False: a power cut may forget the commit (leases).
 
+    LedgerBusy is raised where the database is locked for the busy timeout, counted
+    from the call. ``optional``: at once, while others have just waited in vain:
+    for what a request leaves behind when it has failed, or it would wait again.
+
     ``from_native_threads``: ``write`` may be called in a native thread of a gevent
     process, too, and blocks it. Nothing is logged there.
     """
 
     from_native_threads: bool
 
-    def write(self, work: Work[T], *, durable: bool = True) -> T: ...
+    def write(self, work: Work[T], *, durable: bool = True, optional: bool = False) -> T: ...
 
     def read(self, work: Work[T]) -> T: ...
 
@@ -67,7 +73,7 @@ def transactions_for(engine: Engine, *, strict: bool, busy_timeout_seconds: floa
         return DirectTransactions(engine, strict=False)
     prepare_sqlite(engine, busy_timeout_seconds)
     if monkey.is_module_patched("socket"):
-        return GroupedTransactions(engine, strict=strict)
+        return GroupedTransactions(engine, strict=strict, busy_timeout_seconds=busy_timeout_seconds)
     return DirectTransactions(engine, strict=strict)
 
 
@@ -79,15 +85,20 @@ class DirectTransactions:
     def __init__(self, engine: Engine, *, strict: bool) -> None:
         self._engine = engine
         self._strict = strict
+        self._in_vain = False
 
-    def write(self, work: Work[T], *, durable: bool = True) -> T:
+    def write(self, work: Work[T], *, durable: bool = True, optional: bool = False) -> T:
         def run() -> T:
             with self._engine.connect() as connection:
                 synchronize(connection, durable and self._strict)
                 with connection.begin():
                     return work(connection)
 
-        return _attempt(run).get()
+        if optional and self._in_vain:
+            raise LedgerBusy
+        outcome = _attempt(run)
+        self._in_vain = outcome.error is not None and _passes(outcome.error)
+        return outcome.get()
 
     def read(self, work: Work[T]) -> T:
         return _attempt(lambda: _read(self._engine, work)).get()
@@ -114,7 +125,7 @@ class _Outcome(Generic[T]):
 
 @dataclass(slots=True)
 class _Ticket:
-    """A write transaction that waits for its turn in a group.
+    """A write transaction that waits for its turn in a group, for a lock until ``give_up_at``.
 
     ``done`` wakes a greenlet; native threads see by ``finished`` that their turn
     has been used by another one.
@@ -122,6 +133,7 @@ class _Ticket:
 
     work: Work[Any]
     durable: bool
+    give_up_at: float
     outcome: _Outcome[Any] = field(default_factory=_Outcome)
     finished: bool = False
     done: Event | None = None
@@ -138,9 +150,10 @@ class GroupedTransactions:
 
     from_native_threads = True
 
-    def __init__(self, engine: Engine, *, strict: bool) -> None:
+    def __init__(self, engine: Engine, *, strict: bool, busy_timeout_seconds: float) -> None:
         self._engine = engine
         self._strict = strict
+        self._busy_timeout_seconds = busy_timeout_seconds
         self._writer = ThreadPool(1)
         self._readers = ThreadPool(READER_THREADS)
         self._turn = native_lock()
@@ -150,9 +163,12 @@ class GroupedTransactions:
         self._waiting: list[_Ticket] = []
         self._asleep: list[_Ticket] = []
         self._committing = False
+        self._in_vain = False
 
-    def write(self, work: Work[T], *, durable: bool = True) -> T:
-        ticket = _Ticket(work, durable)
+    def write(self, work: Work[T], *, durable: bool = True, optional: bool = False) -> T:
+        if optional and self._in_vain:
+            raise LedgerBusy
+        ticket = _Ticket(work, durable, time.monotonic() + self._busy_timeout_seconds)
         if in_native_thread():
             self._waiting.append(ticket)
             while not ticket.finished:
@@ -196,16 +212,24 @@ class GroupedTransactions:
             error = _attempt(lambda: self._run_group(group)).error
             if isinstance(error, exc.SQLAlchemyError):  # the connection may be broken
                 _attempt(self._disconnect)
+            self._in_vain = error is not None and _passes(error)
+            # Where others have the lock, those who came later may still wait.
+            now = time.monotonic() if is_locked(error) else math.inf
             for ticket in group:
+                if ticket.give_up_at > now:
+                    ticket.outcome = _Outcome()
+                    continue
                 # An error of the group: nothing of it is committed.
                 ticket.outcome.error = ticket.outcome.error or error
                 ticket.finished = True
+            self._waiting[:0] = [ticket for ticket in group if not ticket.finished]
 
     def _run_group(self, group: list[_Ticket]) -> None:
         if self._connection is None:
             self._connection = self._engine.connect()
         connection = self._connection
         synchronize(connection, self._strict and any(ticket.durable for ticket in group))
+        wait_until(connection, min(ticket.give_up_at for ticket in group))
         with connection.begin():
             if len(group) == 1:  # spares the savepoint
                 group[0].outcome.result = group[0].work(connection)

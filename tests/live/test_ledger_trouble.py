@@ -190,7 +190,7 @@ def test_what_cannot_be_recorded_when_it_has_come_is_asked_for_again(
                 assert_problem(status, body, 503, "ledger_busy")
                 assert "retry-after" in headers
     assert native.pending(upload) == [0]
-    # Their leases could not be given back either, and run out.
+    # Their leases could not be given back either; that is done when the database is free.
     until(lambda: native.put_raw(upload, 0, data).status_code == 200)
     assert server.file(native.complete(upload)["final_path"]).read_bytes() == data
     offset = tus.offset(appended)

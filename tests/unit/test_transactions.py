@@ -89,7 +89,7 @@ def direct(engine: Engine, *, strict: bool = False, busy: float = LONG_SECONDS) 
 def grouped(engine: Engine, *, strict: bool = False, busy: float = LONG_SECONDS) -> Transactions:
     """Return transactions as a gevent worker has them, and a table to write to."""
     direct(engine, strict=strict, busy=busy)
-    return GroupedTransactions(engine, strict=strict)
+    return GroupedTransactions(engine, strict=strict, busy_timeout_seconds=busy)
 
 
 @pytest.fixture(params=[direct, grouped])
@@ -210,9 +210,26 @@ def test_a_writer_looks_often_whether_the_lock_is_free_and_no_longer_than_it_sho
     assert sum(pauses) <= SHORT_SECONDS
 
 
+def test_what_is_optional_is_not_tried_while_others_have_waited_in_vain(
+    engine: Engine, journal: Journal, make: Make
+) -> None:
+    transactions = make(engine, busy=SHORT_SECONDS)
+    assert transactions.write(note("one"), optional=True) == "one"
+    with WriteLock(engine):
+        with pytest.raises(LedgerBusy):
+            transactions.write(note("two"))
+        journal.clear()
+        with pytest.raises(LedgerBusy):
+            transactions.write(note("three"), optional=True)
+        assert journal.statements == []
+    with pytest.raises(UploadNotFound):
+        transactions.write(raising(UploadNotFound()))
+    assert transactions.write(note("four"), optional=True) == "four"
+
+
 def test_a_database_that_cannot_be_opened_is_busy(tmp_path: Path, make: Make) -> None:
     engine = create_engine(f"sqlite:///{tmp_path}/missing/ledger.db")
-    transactions: Transactions = GroupedTransactions(engine, strict=True)
+    transactions: Transactions = GroupedTransactions(engine, strict=True, busy_timeout_seconds=1)
     if make is direct:
         transactions = DirectTransactions(engine, strict=True)
     with pytest.raises(LedgerBusy):
@@ -369,6 +386,44 @@ def test_all_who_wait_for_a_locked_database_are_told(engine: Engine) -> None:
     assert [type(outcome) for outcome in outcomes] == [LedgerBusy, LedgerBusy]
     assert write_at_once(transactions, note("c"), note("d")) == ["c", "d"]
     assert notes(transactions) == ["c", "d"]
+
+
+def test_many_who_wait_for_a_locked_database_are_told_after_one_timeout(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them by the time of the first: more than a group of them, and not group by group."""
+    transactions, pauses, sleep = grouped(engine, busy=SHORT_SECONDS), [], sqlite.native_sleep
+    monkeypatch.setattr(sqlite, "native_sleep", lambda pause: pauses.append(pause) or sleep(pause))
+    works = [note(str(number)) for number in range(4 * MAX_GROUP)]
+    with WriteLock(engine):
+        outcomes = write_at_once(transactions, *works)
+    assert {type(outcome) for outcome in outcomes} == {LedgerBusy}
+    assert sum(pauses) < 1.5 * SHORT_SECONDS
+
+
+@pytest.mark.parametrize("patient_first", [True, False])
+def test_each_of_a_group_waits_as_long_as_it_may(engine: Engine, patient_first: bool) -> None:
+    """The one who has waited enough is told, and the other's is done when the lock is free."""
+    transactions = grouped(engine)
+    assert isinstance(transactions, GroupedTransactions)
+
+    def write(word: str, busy_seconds: float) -> object:
+        transactions._busy_timeout_seconds = busy_seconds
+        try:
+            return transactions.write(note(word))
+        except LedgerBusy as error:
+            return error
+
+    writers = [("patient", LONG_SECONDS), ("impatient", SHORT_SECONDS)]
+    with WriteLock(engine):
+        spawned = {
+            word: gevent.spawn(write, word, busy_seconds)
+            for word, busy_seconds in (writers if patient_first else reversed(writers))
+        }
+        assert isinstance(spawned["impatient"].get(timeout=LONG_SECONDS), LedgerBusy)
+        assert not spawned["patient"].ready()
+    assert spawned["patient"].get(timeout=LONG_SECONDS) == "patient"
+    assert notes(transactions) == ["patient"]
 
 
 def test_other_greenlets_run_while_a_writer_waits_for_a_lock(
