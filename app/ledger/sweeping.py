@@ -64,30 +64,42 @@ class SweepLedger:
 
     def expire(self, upload: UploadRecord, now_ms: int) -> bool:
         """Move an upload to expired; False if it moved on or is being written meanwhile."""
-        over = uploads.c.expires_at_ms <= now_ms
-        return self._given_up(upload, now_ms, over, ~is_needed()) is not None
+        over = uploads.c.expires_at_ms <= now_ms, ~is_needed()
+        expired = self._transactions.write(lambda tx: self._given_up(tx, upload, now_ms, *over))
+        return expired is not None
 
-    def abandon(self, upload: UploadRecord, now_ms: int) -> UploadRecord | None:
+    def abandon(
+        self, upload_id: str, now_ms: int, *, optional: bool = False
+    ) -> UploadRecord | None:
         """Move an open upload to expired that has received nothing, before its time is over.
 
-        None if something has come or is being written meanwhile.
+        None if something has come, is being written meanwhile, or it is not open.
+        ``optional`` as in ``Transactions``.
         """
-        return self._given_up(upload, now_ms, uploads.c.received == 0, uploads.c.offset == 0)
-
-    def _given_up(
-        self, upload: UploadRecord, now_ms: int, *conditions: ColumnElement[bool]
-    ) -> UploadRecord | None:
-        writing = exists().where(lease_rows.c.upload_id == uploads.c.id, self._leases.live())
 
         def work(connection: Connection) -> UploadRecord | None:
-            moved = transition(
-                connection, upload, State.EXPIRED, ~writing, *conditions, ended_at_ms=now_ms
-            )
-            if moved is not None:
-                append_event(connection, upload.id, EventKind.ABANDONED, now_ms)
-            return moved
+            upload = find(connection, upload_id, locked=True)
+            if upload is None or upload.state is not State.OPEN:
+                return None
+            empty = uploads.c.received == 0, uploads.c.offset == 0
+            return self._given_up(connection, upload, now_ms, *empty)
 
-        return self._transactions.write(work)
+        return self._transactions.write(work, optional=optional)
+
+    def _given_up(
+        self,
+        connection: Connection,
+        upload: UploadRecord,
+        now_ms: int,
+        *conditions: ColumnElement[bool],
+    ) -> UploadRecord | None:
+        writing = exists().where(lease_rows.c.upload_id == uploads.c.id, self._leases.live())
+        moved = transition(
+            connection, upload, State.EXPIRED, ~writing, *conditions, ended_at_ms=now_ms
+        )
+        if moved is not None:
+            append_event(connection, upload.id, EventKind.ABANDONED, now_ms)
+        return moved
 
     def leftovers(
         self, root_ids: Collection[str], *, after_id: str, limit: int

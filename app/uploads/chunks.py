@@ -139,7 +139,7 @@ class ChunkService:
 
     def _abandon_empty(self, upload: UploadRecord) -> None:
         """End an upload that a refused chunk has made, unless other chunks are there or come."""
-        ended = self._ledger.sweeping.abandon(upload, self._clock.now_ms())
+        ended = self._ledger.sweeping.abandon(upload.id, self._clock.now_ms())
         if ended is not None:
             self._uploads.clear_away(ended)
 

@@ -161,8 +161,12 @@ class Creator:
             raise
 
     def _give_up(self, upload_id: str) -> None:
-        """Cancel an upload that could not be staged, so that it reserves no space."""
+        """End an upload that could not be staged, so that it reserves no space.
+
+        Unless the ledger is what failed: who asked for it has waited enough. Nor
+        where others have found it by its alias and are staging it.
+        """
         try:
-            self._ledger.uploads.cancel(upload_id, self._clock.now_ms())
+            self._ledger.sweeping.abandon(upload_id, self._clock.now_ms(), optional=True)
         except LonghaulError as error:
             log.warning("create.left_to_sweeper", upload_id=upload_id, error=error.code)

@@ -15,6 +15,7 @@ from app.ledger import leases as leases_module
 from app.ledger import sqlite
 from app.ledger.models import leases
 from app.ledger.records import AliasKey
+from app.storage.base import StagedObject
 from app.storage.memory import MemoryStorage
 from app.uploads.appending import Append
 from app.uploads.chunks import Chunk, ChunkService
@@ -57,10 +58,24 @@ def lock(database: Database) -> Lock:
 
 
 @pytest.fixture
-def rig(database: Database, clock: FakeClock) -> Rig:
-    """A process that waits a little."""
+def rig(database: Database, clock: FakeClock, lock: Lock) -> Rig:
+    """A process that waits a little; its storage takes the lock when a test says so."""
     ledger = database.ledger(busy_timeout_seconds=BUSY_SECONDS)
-    return Rig(ledger, MemoryStorage(), clock)
+    return Rig(ledger, LockingStorage(lock), clock)
+
+
+class LockingStorage(MemoryStorage):
+    """Storage at which the database gets locked while an object is made for ``locked_for``."""
+
+    def __init__(self, lock: Lock) -> None:
+        super().__init__()
+        self._lock = lock
+        self.locked = False
+
+    def create(self, staged: StagedObject) -> str:
+        if self.locked:
+            self._lock.take()
+        return super().create(staged)
 
 
 class LockingBody(PieceBody):
@@ -103,7 +118,12 @@ def append(rig: Rig, lock: Lock) -> None:
     rig.appends.append(upload.id, Append("tus", None, 0), LockingBody(lock))
 
 
-@pytest.mark.parametrize("request_of", [put_part, put_chunk, append])
+def create(rig: Rig, lock: Lock) -> None:
+    rig.storage.locked = True  # type: ignore[attr-defined]
+    rig.create()
+
+
+@pytest.mark.parametrize("request_of", [put_part, put_chunk, append, create])
 def test_a_request_waits_for_a_locked_database_once(
     rig: Rig, lock: Lock, waits: list[float], request_of: Callable[[Rig, Lock], None]
 ) -> None:

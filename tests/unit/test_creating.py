@@ -6,7 +6,7 @@ import pytest
 
 from app.errors import LonghaulError, StorageFault, StorageFull, StorageUnavailable
 from app.ledger.database import Ledger
-from app.ledger.models import uploads
+from app.ledger.models import events, uploads
 from app.storage.base import StagedObject
 from app.storage.memory import MemoryStorage
 from tests.harness.clock import FakeClock
@@ -34,4 +34,5 @@ def test_what_the_storage_does_not_take_reserves_no_room(
     rig = Rig(ledger, Refusing(error), clock)
     with pytest.raises(type(error)):
         rig.create()
-    assert [row.state for row in database.rows(uploads)] == ["cancelled"]
+    assert [row.state for row in database.rows(uploads)] == ["expired"]
+    assert [row.kind for row in database.rows(events)] == ["created", "abandoned"]
