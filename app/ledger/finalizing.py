@@ -12,7 +12,7 @@ from app.errors import LeaseLost
 from app.ledger.leases import FINALIZE, Lease, Leases
 from app.ledger.models import leases as lease_rows
 from app.ledger.models import uploads
-from app.ledger.outbox import EventKind, append_event, queue_delivery
+from app.ledger.outbox import EventKind, append_event, append_started, queue_delivery
 from app.ledger.parts import clear_parts
 from app.ledger.prepared import Prepared
 from app.ledger.records import UploadRecord
@@ -97,7 +97,7 @@ class FinalizeQueue:
                     continue
                 upload = UploadRecord.from_columns(current)
                 if upload.attempts == 0:
-                    append_event(connection, upload.id, EventKind.PROCESSING_STARTED, now_ms)
+                    append_started(connection, upload.id, upload.due_at_ms or 0, now_ms)
                 return upload, generation
             return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, exists, func, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from app.ledger.leases import Lease, Leases
@@ -43,6 +43,21 @@ _SELECT_EVENT = Prepared(
     )
     .limit(1)
 )
+_later = events.alias()
+_SELECT_STARTED = Prepared(
+    select(events.c.id)
+    .where(
+        events.c.upload_id == bindparam("event_of"),
+        events.c.kind == EventKind.PROCESSING_STARTED,
+        events.c.created_at_ms >= bindparam("queued_at_ms", type_=BigInteger),
+        ~exists().where(
+            _later.c.upload_id == events.c.upload_id,
+            _later.c.kind == EventKind.PROCESSING_FAILED,
+            _later.c.id > events.c.id,
+        ),
+    )
+    .limit(1)
+)
 
 PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
 
@@ -65,6 +80,13 @@ def append_event_once(connection: Connection, upload_id: str, kind: EventKind, n
     values = {"event_of": upload_id, "event_kind": kind}
     if _SELECT_EVENT.first(connection, values) is None:
         append_event(connection, upload_id, kind, now_ms)
+
+
+def append_started(connection: Connection, upload_id: str, queued_at_ms: int, now_ms: int) -> None:
+    """Record that finalizing has begun, unless whoever began it since it was queued has died."""
+    values = {"event_of": upload_id, "queued_at_ms": queued_at_ms}
+    if _SELECT_STARTED.first(connection, values) is None:
+        append_event(connection, upload_id, EventKind.PROCESSING_STARTED, now_ms)
 
 
 def queue_delivery(
