@@ -7,6 +7,7 @@ received to be recorded, and goes by the offset as it is then.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
@@ -104,7 +105,8 @@ class Appender:
         the upload. Nothing of the body is kept with OffsetMismatch,
         UploadTooLarge, InvalidField (another length than before), NotAppendable,
         UploadLocked, LeaseLost, UploadNotFound, UploadGone, DigestMismatch and
-        MalformedRequest (nothing there to verify it by).
+        MalformedRequest (nothing there to verify it by). Where a body is to be
+        verified, a length that comes with it counts as its bytes do.
         """
         if self._drain.begun:
             raise ShuttingDown
@@ -113,8 +115,8 @@ class Appender:
             receive_nothing(body, self._policy.body_idle_timeout_seconds, wanted.verification)
             return Appended(claim.upload, 0)
         try:
-            upload = self._with_length(claim.upload, wanted, body, claim.lease)
-            return self._grow(upload, claim.lease, wanted, body)
+            upload, on_verified = self._with_length(claim.upload, wanted, body, claim.lease)
+            return self._grow(upload, claim.lease, wanted, body, on_verified)
         except PartsLost as error:
             raise self._vanished(claim.upload, error) from error
         finally:
@@ -184,28 +186,43 @@ class Appender:
 
     def _with_length(
         self, upload: UploadRecord, wanted: Append, body: Body, lease: Lease
-    ) -> UploadRecord:
-        """Set a length that was deferred until this request.
+    ) -> tuple[UploadRecord, Callable[[], object] | None]:
+        """Set a length that was deferred until this request; or return what sets it.
 
         Where nothing is to come any more, the commit that completes the upload
         sets it: a refused body or a crash in between would leave one that looks
-        complete to its client, and that nobody finalizes.
+        complete to its client, and that nobody finalizes. Where the body is to be
+        verified it counts when that is done: a refused one changes nothing.
         """
-        if wanted.length is None or upload.length is not None:
-            return upload
-        self._creator.require_allowed(wanted.length, wanted.max_bytes)
-        if wanted.length < upload.offset:
+        length = wanted.length
+        if length is None or upload.length is not None:
+            return upload, None
+        self._creator.require_allowed(length, wanted.max_bytes)
+        if length < upload.offset:
             raise InvalidField("length", f"is less than the {upload.offset} bytes received")
-        if wanted.length == upload.offset:
+        if length == upload.offset:
             receive_nothing(body, self._policy.body_idle_timeout_seconds, wanted.verification)
             if upload.concat != PARTIAL:
-                return replace(upload, length=wanted.length)
+                return replace(upload, length=length), None
         room_bytes = self._staging.room_bytes(upload.root_id)
-        return self._ledger.appends.set_length(lease, wanted.length, room_bytes)
 
-    def _grow(self, upload: UploadRecord, lease: Lease, wanted: Append, body: Body) -> Appended:
-        if body.length != 0:
-            upload = self._staging.ensure(upload, lease)
+        def set_length() -> UploadRecord:
+            return self._ledger.appends.set_length(lease, length, room_bytes)
+
+        if wanted.verification is None or length == upload.offset:
+            return set_length(), None
+        return replace(upload, length=length), set_length
+
+    def _grow(
+        self,
+        upload: UploadRecord,
+        lease: Lease,
+        wanted: Append,
+        body: Body,
+        on_verified: Callable[[], object] | None,
+    ) -> Appended:
+        if body.length != 0:  # the ledger may not know the length yet
+            upload = replace(self._staging.ensure(upload, lease), length=upload.length)
         growth = Growth(
             ledger=self._ledger,
             storage=self._storage,
@@ -216,6 +233,7 @@ class Appender:
             lease=lease,
             room_bytes=self._room_bytes(upload, wanted, upload.offset),
             verification=wanted.verification,
+            on_verified=on_verified,
             keeps_refused=not wanted.creates,
             jobs=self._jobs,
         )

@@ -9,7 +9,7 @@ came with the creation of its upload and turns out too long.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,7 +72,8 @@ class _Nowhere:
 class Growth:
     """One append under its lease.
 
-    ``room_bytes``: what may come at most, None: anything. ``keeps_refused``: of
+    ``room_bytes``: what may come at most, None: anything. ``on_verified``: done
+    once the body is as promised, before any of it counts. ``keeps_refused``: of
     a body that turns out too long what there was room for is kept.
     """
 
@@ -85,6 +86,7 @@ class Growth:
     lease: Lease
     room_bytes: int | None
     verification: Verification | None
+    on_verified: Callable[[], object] | None
     keeps_refused: bool
     jobs: Jobs
 
@@ -133,8 +135,7 @@ class Growth:
 
     def record_nothing(self, body: Body) -> UploadRecord:
         """Append an empty body: it may complete an upload whose length was told late."""
-        if self.verification is not None:
-            self.verification.require_match(body.trailers)
+        self._verify(body)
         return self._follow(self._record(0))
 
     def _receive(self, staged: StagedObject, body: Body, sink: Sink, at_end: AtEnd) -> Transfer:
@@ -207,7 +208,13 @@ class Growth:
             raise BodyTooLong(self.room_bytes or 0)
         if self.verification is not None:
             self._require_whole(transfer, body)
+            self._verify(body)
+
+    def _verify(self, body: Body) -> None:
+        if self.verification is not None:
             self.verification.require_match(body.trailers)
+        if self.on_verified is not None:
+            self.on_verified()
 
     def _kept(self, transfer: Transfer) -> int:
         """Return how many bytes count: all, but where they are one too many the last one.

@@ -108,6 +108,41 @@ def test_without_the_right_trailer_that_was_announced_nothing_is_kept(
     assert tus.offset(upload) == 0
 
 
+@pytest.mark.parametrize(
+    ("header", "trailers", "expected"),
+    [
+        (checksum(b"other"), [], 460),
+        ("sha512 eA==", [], 400),
+        (None, [f"Upload-Checksum: {checksum(b'other')}"], 460),
+        (None, [], 400),
+    ],
+    ids=["mismatch", "unknown algorithm", "mismatch behind the body", "missing trailer"],
+)
+def test_a_refused_body_does_not_set_the_length_that_came_with_it(
+    server: Server,
+    tus: Tus,
+    content: Content,
+    header: str | None,
+    trailers: list[str],
+    expected: int,
+) -> None:
+    data = content(8000)
+    upload = tus.create(None)
+    tus.patch(upload, 0, data[:3000])
+    told = {"Trailer": "Upload-Checksum"} if header is None else {"Upload-Checksum": header}
+    with tus.open_patch(upload, 3000, None, Upload_Length=9000, **told) as sock:
+        sock.sendall(in_chunks(data[3000:], *trailers))
+        assert read_response(sock)[0] == expected
+    head = tus.head(upload)
+    assert head.headers["Upload-Defer-Length"] == "1"
+    assert "Upload-Length" not in head.headers
+    right = checksum(data[3000:])
+    assert tus.patch(upload, 3000, data[3000:], Upload_Length=8000, Upload_Checksum=right) == 8000
+    assert tus.head(upload).headers["Upload-Length"] == "8000"
+    path = wait_until(lambda: finished_file(server, upload), "the file is stored")
+    assert path.read_bytes() == data
+
+
 def test_the_last_byte_completes_nothing_if_its_checksum_is_wrong(
     server: Server, tus: Tus, content: Content
 ) -> None:

@@ -216,6 +216,31 @@ def test_a_length_that_is_told_by_a_refused_request_completes_nothing(rig: Rig) 
         assert (rig.state(upload) is State.FINALIZING) is (concat is None)
 
 
+def test_a_length_that_comes_with_a_body_that_is_not_as_promised_is_not_set(rig: Rig) -> None:
+    for sent, concat in ((b"", None), (DATA[:1000], None), (DATA[:1000], PARTIAL)):
+        upload = rig.create_appended(sent, concat=concat)
+        at, rest = len(sent), DATA[len(sent) :]
+        for body, promised, error in (
+            (PieceBody([rest]), rest + b"!", DigestMismatch),
+            (PieceBody([rest[:7]], chunked=True), b"", DigestMismatch),
+            (PieceBody([]), b"x", DigestMismatch),
+            (PieceBody([rest]), None, MalformedRequest),
+            (PieceBody([rest[:-1]], cut=1), rest[:-1], BodyCut),
+            (PieceBody([rest, b"!"], chunked=True), rest, BodyTooLong),
+        ):
+            with pytest.raises(error):
+                append(rig, upload, at, body, length=len(DATA), verification=Sha1(promised))
+            assert rig.record(upload.id) == upload
+        for end in (at, at + 7, len(DATA)):  # right at last: an empty body, some of it, the rest
+            piece = DATA[at:end]
+            body = PieceBody([piece])
+            at = append(rig, upload, at, body, length=len(DATA), verification=Sha1(piece))
+            assert (at, rig.record(upload.id).length) == (end, len(DATA))
+        made = upload if concat is None else rig.concatenate([upload.id])
+        assert rig.finalize()
+        assert rig.read(rig.record(made.id).final_key) == DATA
+
+
 @contextlib.contextmanager
 def killed_at(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, step: int, *, committed: bool
@@ -240,14 +265,22 @@ def killed_at(
 @pytest.mark.parametrize("committed", [False, True])
 @pytest.mark.parametrize("end", [1000, 1700])
 @pytest.mark.parametrize("concat", [None, PARTIAL])
+@pytest.mark.parametrize("verified", [False, True])
 def test_a_kill_at_any_step_of_telling_the_length_leaves_what_can_be_finished(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, committed: bool, end: int, concat: str | None
+    rig: Rig,
+    monkeypatch: pytest.MonkeyPatch,
+    committed: bool,
+    end: int,
+    concat: str | None,
+    verified: bool,
 ) -> None:
     """With the last bytes, or with none. What a client would take for sent has to become a file."""
     for step in itertools.count():
         upload = rig.create_appended(DATA[:1000], concat=concat)
+        piece = DATA[1000:end]
+        promise = Sha1(piece) if verified else None
         with killed_at(rig, monkeypatch, step, committed=committed) as crashed:
-            append(rig, upload, 1000, PieceBody([DATA[1000:end]]), length=end)
+            append(rig, upload, 1000, PieceBody([piece]), length=end, verification=promise)
         now = rig.record(upload.id)
         if concat is None:
             assert now.is_full is (now.state is State.FINALIZING), step
