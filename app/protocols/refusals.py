@@ -1,7 +1,8 @@
 """Requests that gunicorn refuses before the application sees them, answered in our words.
 
 A broken head, framing or chunk never reaches Flask; gunicorn would answer in
-HTML and without CORS headers, so that a page's script saw no status at all.
+HTML and without CORS headers, so that a page's script saw no status at all. Nor
+does it look whether a body may follow: HEAD is answered without one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,13 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gunicorn.http.message import Request
+from gunicorn.http.parser import RequestParser
+
 from app import logs
+
+#: Set on gunicorn's requests and on the errors that refuse them.
+_IS_HEAD = "is_head"
 
 #: gunicorn's error page: status and reason in its first line, the details in its body.
 _PAGE = re.compile(rb"HTTP/1\.1 (\d{3}) ([^\r]*)\r\n.*</h1>(.*)</body>", re.DOTALL)
@@ -28,17 +35,43 @@ def answer_in_json(worker: Any, origins: Sequence[str]) -> None:
     origin = "*" if "*" in origins else origins[0] if len(origins) == 1 else None
 
     def handled(request: Any, client: Any, address: Any, error: BaseException) -> None:
-        handle_error(request, _Translating(client, origin), address, error)
+        is_head = getattr(request or error, _IS_HEAD, False)
+        handle_error(request, _Translating(client, origin, is_head), address, error)
 
     worker.handle_error = handled
+    RequestParser.mesg_class = _Noted
+
+
+class _Noted(Request):
+    """A request that notes on itself, and on the error that refuses it, whether it is a HEAD.
+
+    gunicorn parses within the constructor, so of a refused one the error is all there is.
+    """
+
+    is_head = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        try:
+            super().__init__(*arguments, **options)
+        except Exception as error:
+            setattr(error, _IS_HEAD, self.is_head)
+            raise
+
+    def read_line(self, unreader: Any, buffer: bytearray, limit: int = 0) -> Any:
+        """Read the request line; ``buffer`` grows in place, and goes on to be read if it fails."""
+        try:
+            return super().read_line(unreader, buffer, limit)
+        finally:
+            self.is_head = buffer.startswith(b"HEAD ")
 
 
 class _Translating:
     """A socket that sends gunicorn's error page as one of our JSON errors."""
 
-    def __init__(self, client: Any, origin: str | None) -> None:
+    def __init__(self, client: Any, origin: str | None, is_head: bool) -> None:
         self._client = client
         self._origin = origin
+        self._is_head = is_head
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -57,11 +90,13 @@ class _Translating:
             "status": status,
         }
         body = json.dumps(document).encode()
+        described = ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+        if self._is_head:  # RFC 9110 section 9.3.2; tus keeps these out of caches
+            body, described = b"", ["Cache-Control: no-store"]
         head = [
             f"HTTP/1.1 {status} {reason}",
             "Connection: close",
-            "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
+            *described,
             f"X-Request-ID: {logs.request_id(None)}",
             "Tus-Resumable: 1.0.0",  # nobody knows the path; it must be on all below /files
         ]

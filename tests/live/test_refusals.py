@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import StartServer
 from tests.harness.native import MIB, Native, read_response
 from tests.harness.server import Server
+from tests.live.wire import Connection
 
 pytestmark = pytest.mark.live
 
@@ -37,6 +38,44 @@ def test_a_request_that_cannot_be_read_gets_an_error_in_json(
     assert document["code"]
     assert headers["access-control-allow-origin"] == "*"
     assert headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "status"),
+    [
+        ("/files/" + "x" * 9000, "Host: a", 414),
+        ("/files/x", "X-Long: " + "x" * 9000, 431),
+        ("/files/x", "Host: b", 400),
+        ("/files/x", "Content-Length: one", 400),
+        ("/files/x", "Transfer-Encoding: br", 501),
+    ],
+    ids=["long path", "long field", "two hosts", "no length", "unknown coding"],
+)
+def test_a_head_that_cannot_be_read_is_answered_without_a_body(
+    server: Server, path: str, field: str, status: int
+) -> None:
+    with Connection(server) as connection:
+        connection.send(f"HEAD {path} HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n".encode())
+        answer = connection.read(to_head=True)
+        connection.wait_for_end()  # and no byte more
+    assert answer.status == status
+    assert answer.headers["tus-resumable"] == "1.0.0"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-request-id"]
+
+
+def test_the_next_request_of_a_connection_is_known_by_its_own_method(server: Server) -> None:
+    with Connection(server) as connection:
+        connection.send(b"HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert connection.read(to_head=True).status == 200
+        connection.send(b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+        assert connection.read().json["status"] == 400
+    with Connection(server) as connection:
+        connection.send(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert connection.read().status == 200
+        connection.send(b"HEAD /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+        assert connection.read(to_head=True).status == 400
+        connection.wait_for_end()
 
 
 @pytest.mark.parametrize(
