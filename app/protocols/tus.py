@@ -117,13 +117,8 @@ def _create_final(principal: Principal, partial_ids: Sequence[str]) -> ResponseR
         raise NotAppendable
     if "Upload-Length" in request.headers or "Upload-Defer-Length" in request.headers:
         raise MalformedRequest("A final upload has the length of its partial ones; tell none")
-    upload = context().appends.concatenate(
-        PROTOCOL,
-        principal.owner,
-        _wish(principal, None, None),
-        partial_ids,
-        sees=principal.sees,
-    )
+    wish = _wish(principal, None, None)
+    upload = context().appends.concatenate(PROTOCOL, principal.owner, wish, partial_ids)
     metrics.uploads_created_total.labels(PROTOCOL).inc()
     return _created(upload)
 

@@ -95,14 +95,14 @@ class AppendService:
         return AppendReceipt(appended_view(current), current.offset)
 
     def concatenate(
-        self, protocol: str, owner: str, wish: Wish, partial_ids: Sequence[str], *, sees: str | None
+        self, protocol: str, owner: str, wish: Wish, partial_ids: Sequence[str]
     ) -> AppendedView:
         """Create an upload of others and wait a little for its file; see ``Concatenator.create``.
 
         Returns it waiting for its partial ones, on its way, or complete. Raises
         UploadNotOpen if it has failed by then; it is gone again.
         """
-        upload = self._concatenator.create(protocol, owner, wish, partial_ids, sees=sees)
+        upload = self._concatenator.create(protocol, owner, wish, partial_ids)
         if upload.state is State.FINALIZING:
             upload = self._uploads.outcome(upload)
         if upload.state is State.FAILED:

@@ -39,17 +39,18 @@ class Concatenator:
         self._creator = creator
 
     def create(
-        self, protocol: str, owner: str, wish: Wish, partial_ids: Sequence[str], *, sees: str | None
+        self, protocol: str, owner: str, wish: Wish, partial_ids: Sequence[str]
     ) -> UploadRecord:
         """Create an upload of partial ones in their order; return it waiting or finalizing.
 
         Its length is the sum of theirs. Raises UploadNotFound (a partial one is
-        unknown, gone, or invisible to ``sees``), InvalidField (it is not a partial
-        one, or its length is not known yet), WrongRoot, and as ``Creator.create``,
-        but for what making a staged object may raise: finalizing does that.
+        unknown, gone, or somebody else's, whatever ``owner`` may see), InvalidField
+        (it is not a partial one, or its length is not known yet), WrongRoot, and as
+        ``Creator.create``, but for what making a staged object may raise: finalizing
+        does that.
         """
         partials = [
-            self._usable(partial, protocol, sees)
+            self._usable(partial, protocol, owner)
             for partial in self._ledger.concatenations.find(partial_ids)
         ]
         length = sum(partial.length or 0 for partial in partials)
@@ -62,10 +63,8 @@ class Concatenator:
             new, partial_ids, room_bytes=self._staging.room_bytes(new.root_id)
         )
 
-    def _usable(
-        self, partial: UploadRecord | None, protocol: str, sees: str | None
-    ) -> UploadRecord:
-        found = require_visible(partial, protocol, sees, self._clock.now_ms())
+    def _usable(self, partial: UploadRecord | None, protocol: str, owner: str) -> UploadRecord:
+        found = require_visible(partial, protocol, owner, self._clock.now_ms())
         if found.concat != PARTIAL:
             raise InvalidField("concat", f"{found.id} is not a partial upload")
         if found.length is None:

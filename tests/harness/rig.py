@@ -118,7 +118,7 @@ class Rig:
     def concatenate(self, partial_ids: Sequence[str]) -> UploadRecord:
         """Create an upload of partial ones."""
         wish = Wish(filename="whole.mp4", length=None)
-        final = self.appends.concatenate("tus", "alice", wish, partial_ids, sees=None)
+        final = self.appends.concatenate("tus", "alice", wish, partial_ids)
         return self.record(final.id)
 
     def queue(self, content: bytes | None = None, **wish: object) -> UploadRecord:

@@ -150,6 +150,20 @@ def test_another_owner_s_partial_is_as_unknown(server: Server) -> None:
         assert response.status_code == status
 
 
+def test_nobody_joins_partials_of_others_not_even_the_administrator(
+    server: Server, tus: Tus
+) -> None:
+    """Who may see them all still has a file of its own to make, from uploads of its own."""
+    alice = with_token(server, session(server, owner="alice"))
+    hers, own = alice.partial(b"abc"), tus.partial(b"abc")
+    for partials in ([hers], [own, hers]):
+        urls = " ".join(partial.url for partial in partials)
+        with nothing_stored(server):
+            response = tus.create_raw({"Upload-Concat": f"final;{urls}"})
+        assert response.status_code == 404
+    assert tus.create_raw({"Upload-Concat": f"final;{own.url}"}).status_code == 201
+
+
 def test_the_administrator_sees_everybody_s(server: Server, tus: Tus) -> None:
     alice = with_token(server, session(server, owner="alice"))
     upload = alice.create(5)
