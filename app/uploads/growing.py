@@ -135,7 +135,8 @@ class Growth:
 
     def record_nothing(self, body: Body) -> UploadRecord:
         """Append an empty body: it may complete an upload whose length was told late."""
-        self._verify(body)
+        if self.verification is not None:
+            self.verification.require_match(body.trailers)
         return self._follow(self._record(0))
 
     def _receive(self, staged: StagedObject, body: Body, sink: Sink, at_end: AtEnd) -> Transfer:
@@ -208,13 +209,7 @@ class Growth:
             raise BodyTooLong(self.room_bytes or 0)
         if self.verification is not None:
             self._require_whole(transfer, body)
-            self._verify(body)
-
-    def _verify(self, body: Body) -> None:
-        if self.verification is not None:
             self.verification.require_match(body.trailers)
-        if self.on_verified is not None:
-            self.on_verified()
 
     def _kept(self, transfer: Transfer) -> int:
         """Return how many bytes count: all, but where they are one too many the last one.
@@ -240,6 +235,8 @@ class Growth:
         _require_whole(transfer, body, self.room_bytes or 0)
 
     def _record(self, received: int) -> AppendCommit:
+        if self.on_verified is not None:
+            self.on_verified()
         offset = self.upload.offset + received
         if not received and offset != self.upload.length:
             return AppendCommit(self.upload)
