@@ -12,9 +12,11 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from sqlalchemy import Connection, Delete, Dialect, Insert, Select, Update, exc
+from sqlalchemy import Connection, Delete, Dialect, Insert, Select, Update
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
+
+from app.ledger.sqlite import driver_connection, run, translated
 
 Statement = Select[Any] | Insert | Update | Delete
 Values = Mapping[str, object]
@@ -70,14 +72,13 @@ class _Compiled:
 
     def run(self, connection: Connection, values: Values) -> tuple[list[Row], int]:
         """Return all rows, and how many rows were changed (-1 for a SELECT)."""
-        driver_connection: Any = connection.connection.driver_connection
         arguments = [argument(values) for argument in self._arguments]
+        cursor = run(driver_connection(connection), self._sql, arguments)
         try:
-            cursor = driver_connection.execute(self._sql, arguments)
             # All of them: a statement that is not at its end forbids to commit.
             found = cursor.fetchall() if self._columns else []
         except sqlite3.Error as error:
-            raise _translated(error, self._sql) from error
+            raise translated(error, self._sql) from error
         return [self._row(row) for row in found], cursor.rowcount
 
     def _row(self, row: Sequence[Any]) -> Row:
@@ -116,13 +117,3 @@ def _given(key: str) -> Callable[[Values], object]:
 
 def _fixed(value: object) -> Callable[[Values], object]:
     return lambda _values: value
-
-
-def _translated(error: sqlite3.Error, sql: str) -> exc.DBAPIError:
-    """Return the error that SQLAlchemy would raise."""
-    kind = {
-        sqlite3.OperationalError: exc.OperationalError,
-        sqlite3.InterfaceError: exc.InterfaceError,
-        sqlite3.IntegrityError: exc.IntegrityError,
-    }.get(type(error), exc.DBAPIError)
-    return kind(sql, None, error)

@@ -27,7 +27,13 @@ from gevent.threadpool import ThreadPool
 from sqlalchemy import Connection, Engine, exc
 
 from app.errors import LedgerBusy
-from app.ledger.sqlite import READING, is_locked, prepare_sqlite, synchronize, wait_until
+from app.ledger.sqlite import (
+    READING,
+    KeptConnection,
+    is_locked,
+    prepare_sqlite,
+    synchronize,
+)
 from app.native_threads import in_native_thread, native_lock
 
 T = TypeVar("T")
@@ -157,7 +163,7 @@ class GroupedTransactions:
         self._writer = ThreadPool(1)
         self._readers = ThreadPool(READER_THREADS)
         self._turn = native_lock()
-        self._connection: Connection | None = None
+        self._kept: KeptConnection | None = None
         # Appended to by whoever writes, taken from by who has the turn: single
         # operations of a list, which need no lock.
         self._waiting: list[_Ticket] = []
@@ -225,29 +231,36 @@ class GroupedTransactions:
             self._waiting[:0] = [ticket for ticket in group if not ticket.finished]
 
     def _run_group(self, group: list[_Ticket]) -> None:
-        if self._connection is None:
-            self._connection = self._engine.connect()
-        connection = self._connection
-        synchronize(connection, self._strict and any(ticket.durable for ticket in group))
-        wait_until(connection, min(ticket.give_up_at for ticket in group))
-        with connection.begin():
-            if len(group) == 1:  # spares the savepoint
-                group[0].outcome.result = group[0].work(connection)
-                return
-            for ticket in group:
-                try:
-                    with connection.begin_nested():
-                        ticket.outcome.result = ticket.work(connection)
-                except BaseException as error:
-                    if _passes(error):
-                        raise  # locked, full, broken: nothing of this group is committed
-                    ticket.outcome.error = error
+        if self._kept is None:
+            self._kept = KeptConnection(self._engine)
+        kept = self._kept
+        synchronize(kept.connection, self._strict and any(ticket.durable for ticket in group))
+        kept.begin(min(ticket.give_up_at for ticket in group))
+        try:
+            self._run_each(kept.connection, group)
+        except BaseException:
+            kept.rollback()
+            raise
+        kept.commit()
+
+    def _run_each(self, connection: Connection, group: list[_Ticket]) -> None:
+        if len(group) == 1:  # spares the savepoint
+            group[0].outcome.result = group[0].work(connection)
+            return
+        for ticket in group:
+            try:
+                with connection.begin_nested():
+                    ticket.outcome.result = ticket.work(connection)
+            except BaseException as error:
+                if _passes(error):
+                    raise  # locked, full, broken: nothing of this group is committed
+                ticket.outcome.error = error
 
     def _disconnect(self) -> None:
         """Give up the connection; the next turn opens another one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
 
 
 def _read(engine: Engine, work: Work[T]) -> T:
