@@ -16,13 +16,10 @@ from typing import Protocol
 
 from gevent.lock import BoundedSemaphore
 
-from app.buffers import page_aligned
 from app.errors import LonghaulError
 from app.ingest.body import Body
+from app.ingest.moving import BUFFER_BYTES, Mover, buffers
 from app.ingest.threads import part_pool, receive_pool
-
-#: Bytes moved at a time; larger gains nothing (measured), smaller costs the GIL.
-BUFFER_BYTES = 1024 * 1024
 
 #: A job gives its thread back after this much, so that an endless body does
 #: not starve others, and offsets, stop flags and leases are looked at.
@@ -102,23 +99,6 @@ def _no_turn(_written: int) -> LonghaulError | None:
 AtEnd = Callable[[int], None]
 
 
-class _Buffers:
-    """Reused buffers: as many as jobs and writes run at once, however many connections."""
-
-    def __init__(self) -> None:
-        self._free: list[memoryview] = []
-
-    def take(self) -> memoryview:
-        try:
-            return self._free.pop()
-        except IndexError:
-            return page_aligned(BUFFER_BYTES)
-
-    def give_back(self, buffer: memoryview) -> None:
-        self._free.append(buffer)
-
-
-_buffers = _Buffers()
 _writes = BoundedSemaphore(WRITES_AT_ONCE)
 
 
@@ -214,10 +194,10 @@ def _drain(
 ) -> _Moved:
     """Move what is there, for one job's worth; end a body that has come whole."""
     started_at, moved = time.monotonic(), 0
-    buffer = _buffers.take()
-    try:
+    is_long = body.length is None or body.length > BUFFER_BYTES
+    with Mover(sink.write, None if hasher is None else hasher.update, is_long=is_long) as mover:
         while moved < JOB_BYTES and time.monotonic() - started_at < JOB_SECONDS:
-            filled = _fill(body, buffer)
+            filled = _fill(body, mover.buffer)
             if not filled:
                 break
             # The process may have been frozen since the last look, for so long
@@ -227,13 +207,9 @@ def _drain(
                 return moved, reason
             wanted = min(filled, room - moved)
             moved += filled
-            if hasher is not None:
-                hasher.update(buffer[:wanted])
-            sink.write(buffer[:wanted])
-            if filled < len(buffer) or wanted < filled:
+            mover.move(wanted)
+            if filled < BUFFER_BYTES or wanted < filled:
                 break
-    finally:
-        _buffers.give_back(buffer)
     if at_end is not None and body.ended and moved <= room:
         at_end(moved)
     return moved, None
@@ -244,7 +220,7 @@ def _drain_then_write(
 ) -> _Moved:
     """Like ``_drain`` for sinks that are Python code with sockets: the greenlet writes."""
     with _writes:
-        buffer = _buffers.take()
+        buffer = buffers.take()
         try:
             filled = receive_pool.run(lambda: _fill_and_hash(body, buffer, hasher))
             reason = guard(0.0) if filled else None
@@ -253,7 +229,7 @@ def _drain_then_write(
             if filled and room:
                 sink.write(buffer[: min(filled, room)])
         finally:
-            _buffers.give_back(buffer)
+            buffers.give_back(buffer)
     return filled, None
 
 

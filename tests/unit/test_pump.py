@@ -14,6 +14,7 @@ from gevent.lock import BoundedSemaphore
 from app.errors import ShuttingDown, StorageFull
 from app.ingest import pump as pump_module
 from app.ingest.body import Body
+from app.ingest.moving import Buffers
 from app.ingest.pump import (
     ENDED_AT_ONCE_BYTES,
     WRITES_AT_ONCE,
@@ -181,7 +182,7 @@ def test_greenlets_that_write_hold_so_many_buffers_and_no_more(
     peak: list[int] = []
     let_go = gevent.event.Event()
 
-    class Counting(pump_module._Buffers):
+    class Counting(Buffers):
         def take(self) -> memoryview:
             held.append(1)
             peak[:] = [max([*peak, len(held)])]
@@ -195,7 +196,7 @@ def test_greenlets_that_write_hold_so_many_buffers_and_no_more(
         def write(self, buffer: memoryview) -> None:
             let_go.wait()
 
-    monkeypatch.setattr(pump_module, "_buffers", Counting())
+    monkeypatch.setattr(pump_module, "buffers", Counting())
     monkeypatch.setattr(pump_module, "_writes", BoundedSemaphore(WRITES_AT_ONCE))
 
     def send() -> Transfer:
