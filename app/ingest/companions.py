@@ -9,56 +9,51 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from queue import SimpleQueue
 
 from gevent import monkey
 
-from app.native_threads import native_lock
-
+_NativeQueue = monkey.get_original("queue", "SimpleQueue")
 _start_thread = monkey.get_original("_thread", "start_new_thread")
 
 
 class Companion:
-    """A native thread that does one thing at a time for another one. Lives as long as the process.
+    """A native thread that does for another one what is put to it. Lives as long as the process.
 
-    ``start`` and ``wait`` are called by one thread in turns; a ``wait`` without a
-    ``start`` before it returns at once.
+    ``start`` and ``wait`` are called by one thread at a time.
     """
 
     def __init__(self) -> None:
-        self._wanted, self._finished = native_lock(), native_lock()
-        self._wanted.acquire()
-        self._finished.acquire()
-        self._busy = False
-        self._work: Callable[[], object] | None = None
-        self._error: BaseException | None = None
+        self._wanted: SimpleQueue[Callable[[], object]] = _NativeQueue()
+        self._done: SimpleQueue[BaseException | None] = _NativeQueue()
+        self._pending = 0
         _start_thread(self._serve, ())
 
     def start(self, work: Callable[[], object]) -> None:
-        """Begin ``work``, which must not touch gevent, and not log."""
-        self._work, self._busy = work, True
-        self._wanted.release()
+        """Have ``work`` done after what is pending; it must not touch gevent, and not log."""
+        self._pending += 1
+        self._wanted.put(work)
 
-    def wait(self) -> None:
-        """Wait until the work is done; raises what it has raised."""
-        if not self._busy:
-            return
-        self._finished.acquire()
-        self._busy = False
-        error, self._error = self._error, None
+    def wait(self, at_most: int = 0) -> None:
+        """Wait until ``at_most`` works are pending; raises what one of the others has raised."""
+        error: BaseException | None = None
+        while self._pending > at_most:
+            error = self._done.get() or error
+            self._pending -= 1
         if error is not None:
             raise error
 
     def _serve(self) -> None:
         while True:
-            self._wanted.acquire()
-            work, self._work = self._work, None
-            try:
-                assert work is not None
-                work()
-            except BaseException as error:  # noqa: BLE001 - raised by ``wait``
-                self._error = error
-            del work  # or it would keep its buffer until the next one
-            self._finished.release()
+            self._done.put(_attempt(self._wanted.get()))
+
+
+def _attempt(work: Callable[[], object]) -> BaseException | None:
+    try:
+        work()
+    except BaseException as error:  # noqa: BLE001 - raised by ``wait``
+        return error
+    return None
 
 
 class Companions:

@@ -129,8 +129,8 @@ def test_buffers_and_companions_are_used_again(
         with Mover(lambda _data: None, lambda _data: None, is_long=True) as mover:
             put(mover, b"ab")
         used += companions._idle
-    assert len(taken) == 6
-    assert len(set(taken)) == 2
+    assert len(taken) == 9
+    assert len(set(taken)) == 3
     assert len(set(used)) == 1
 
 
