@@ -109,6 +109,10 @@ class Settings(SmbSettings, S3Settings):
         validation_alias=AliasChoices("upload_ttl_hours", "upload_expiry_hours"),
         description="Hours until an unfinished upload expires; fractions allowed",
     )
+    abandoned_after_hours: types.Hours = Field(
+        default_factory=lambda given: given["upload_ttl_hours"],
+        description="Hours without progress after which tus and Resumable.js uploads expire",
+    )
     body_idle_timeout_secs: types.Seconds = Field(
         60, description="Give a request up when its body, or its answer, stands still for so long"
     )
@@ -229,6 +233,10 @@ class Settings(SmbSettings, S3Settings):
     def upload_ttl_seconds(self) -> float:
         return self.upload_ttl_hours * 3600
 
+    @property
+    def abandoned_after_seconds(self) -> float:
+        return min(self.abandoned_after_hours, self.upload_ttl_hours) * 3600
+
     def warnings(self) -> list[str]:
         """Return what an operator should know, though it does not stop the start."""
         found = []
@@ -236,6 +244,10 @@ class Settings(SmbSettings, S3Settings):
             found.append(
                 f"JWT_SECRET is shorter than {_SHORT_SECRET_CHARACTERS} characters and can be "
                 "guessed: make it longer"
+            )
+        if self.abandoned_after_hours > self.upload_ttl_hours:
+            found.append(
+                "ABANDONED_AFTER_HOURS is more than UPLOAD_TTL_HOURS, so it changes nothing"
             )
         places = {}
         if self.storage_backend == "local":

@@ -136,7 +136,8 @@ class Wiring:
         settings = self.settings
         return Policy(
             part_size_bytes=settings.chunk_size_mb * MIB,
-            ttl_seconds=settings.upload_ttl_hours * 3600,
+            ttl_seconds=settings.upload_ttl_seconds,
+            abandoned_after_seconds=settings.abandoned_after_seconds,
             max_upload_bytes=settings.max_upload_bytes,
             check_free_disk=settings.check_free_disk,
             min_free_disk_bytes=settings.min_free_disk_bytes,

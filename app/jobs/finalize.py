@@ -247,4 +247,4 @@ class Finalizer:
 
     def _kept_until_ms(self) -> int:
         """An upload that cannot be finalized is kept for a whole TTL from now."""
-        return self._clock.now_ms() + self._policy.ttl_ms
+        return self._clock.now_ms() + self._policy.lifetime_ms

@@ -97,7 +97,7 @@ def settings() -> ResponseReturnValue:
         account=None if principal is None else _account(principal.owner),
         max_file_bytes=_max_file_bytes(here, principal),
         max_chunk_bytes=here.settings.chunk_size_bytes,
-        unfinished_seconds=round(here.settings.upload_ttl_seconds),
+        unfinished_seconds=round(here.settings.abandoned_after_seconds),
         has_downloads=here.settings.downloads,
         has_library=THIRD_PARTY["resumable.js"].is_file(),
         min_chunk_bytes=here.settings.resumable_min_chunk_bytes,

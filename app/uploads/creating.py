@@ -36,7 +36,8 @@ class Wish:
     the principal's. ``length`` in bytes, None while it is deferred. ``geometry``
     None: bytes are appended front to back. ``max_bytes`` is the principal's
     own limit beside the server's. ``checksum_sha256`` in hex. ``concat`` and
-    ``headers`` as in ``NewUpload``.
+    ``headers`` as in ``NewUpload``. ``has_tokens``: it expires when they do, and
+    not that long after its last progress.
     """
 
     filename: str
@@ -50,6 +51,7 @@ class Wish:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     concat: str | None = None
     headers: Mapping[str, str] | None = None
+    has_tokens: bool = False
 
 
 class Creator:
@@ -103,7 +105,7 @@ class Creator:
         name = parse_client_name(wish.filename).below(wish.directory)
         if wish.webhook_url is not None:
             parse_target(wish.webhook_url, allow_private=self._policy.allow_private_targets)
-        geometry = wish.geometry
+        geometry, policy = wish.geometry, self._policy
         self.require_allowed(wish.length, wish.max_bytes, geometry)
         upload_id = str(uuid.uuid4())
         now_ms = self._clock.now_ms()
@@ -129,7 +131,7 @@ class Creator:
             root_id=self._storage.root_for(arrival),
             target_key=target_key(upload_id, name),
             created_at_ms=now_ms,
-            expires_at_ms=now_ms + self._policy.ttl_ms,
+            expires_at_ms=now_ms + (policy.lifetime_ms if wish.has_tokens else policy.ttl_ms),
         )
 
     def require_allowed(

@@ -64,7 +64,9 @@ class UploadService:
     def create(self, protocol: str, owner: str, wish: Wish) -> UploadView:
         """Create an upload whose parts have the server's size; see ``Creator.create``."""
         geometry = Geometry.of(wish.length or 0, self._policy.part_size_bytes)
-        record = self.creator.create(protocol, owner, replace(wish, geometry=geometry))
+        record = self.creator.create(
+            protocol, owner, replace(wish, geometry=geometry, has_tokens=True)
+        )
         return upload_view(record, None)
 
     def put_part(

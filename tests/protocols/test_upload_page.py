@@ -46,7 +46,8 @@ def open_to_all(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Itera
         ANONYMOUS_PROTOCOLS="resumable",
         MAX_UPLOAD_BYTES="1M",
         CHUNK_SIZE_MB="7",
-        UPLOAD_TTL_HOURS="0.5",
+        UPLOAD_TTL_HOURS="8",
+        ABANDONED_AFTER_HOURS="0.5",
     )
     server.start()
     yield server

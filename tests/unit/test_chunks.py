@@ -336,6 +336,20 @@ def test_a_file_that_has_gone_from_the_storage_confirms_nothing(desk: Desk, rig:
         desk.put(0)
 
 
+def test_an_upload_to_which_no_chunk_comes_is_abandoned(
+    ledger: Ledger, storage: Storage, clock: FakeClock
+) -> None:
+    desk = Desk(Rig(ledger, storage, clock, abandoned_after_seconds=600))
+    first = desk.put(0)
+    clock.advance(300)
+    desk.put(0, changed(1))
+    clock.advance(599)
+    assert desk.has(0)
+    clock.advance(1)
+    assert not desk.has(0)
+    assert [swept.upload_id for swept in desk.rig.sweep()] == [first.id]
+
+
 def test_an_upload_lives_on_as_long_as_chunks_come(desk: Desk, rig: Rig, clock: FakeClock) -> None:
     desk.put(0)
     clock.advance(rig.policy.ttl_seconds - 1)

@@ -331,6 +331,23 @@ def test_a_short_secret_is_a_warning_only(load: Load) -> None:
     assert load(JWT_SECRET="x" * 16).warnings() == []
 
 
+def test_uploads_are_abandoned_after_their_whole_life_unless_it_is_to_be_earlier(
+    load: Load,
+) -> None:
+    assert load().abandoned_after_hours == 24
+    assert load(UPLOAD_TTL_HOURS="72").abandoned_after_seconds == 72 * 3600
+    settings = load(UPLOAD_TTL_HOURS="72", ABANDONED_AFTER_HOURS="0.5")
+    assert settings.abandoned_after_seconds == 1800
+    assert settings.warnings() == []
+
+
+def test_a_time_to_abandon_uploads_that_have_expired_before_is_a_warning(load: Load) -> None:
+    settings = load(UPLOAD_TTL_HOURS="12", ABANDONED_AFTER_HOURS="24")
+    assert settings.abandoned_after_seconds == 12 * 3600
+    [warning] = settings.warnings()
+    assert warning.startswith("ABANDONED_AFTER_HOURS is more than UPLOAD_TTL_HOURS")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts are read from Linux's /proc")
 def test_storage_in_memory_is_a_warning_under_strict_durability(load: Load) -> None:
     places = {"LOCAL_STORAGE_PATH": "/dev/shm/uploads", "DATABASE_PATH": "/dev/shm/a.db"}

@@ -89,6 +89,26 @@ def test_a_full_upload_that_nobody_completed_is_expired_too(rig: Rig, clock: Fak
     assert swept(rig) == [("expired", upload.id)]
 
 
+def test_an_appended_upload_without_progress_is_abandoned_before_its_whole_life_is_over(
+    ledger: Ledger, storage: Storage, clock: FakeClock
+) -> None:
+    """One that has tokens expires when they do: its client has been told so."""
+    hour = 3600
+    rig = Rig(ledger, storage, clock, abandoned_after_seconds=hour)
+    with_tokens, idle = rig.create(), rig.create_appended(length=len(CONTENT))
+    growing = rig.create_appended(length=len(CONTENT))
+    clock.advance(hour - 1)
+    rig.append(growing, CONTENT[:PART_BYTES])
+    clock.advance(1)
+    assert swept(rig) == [("expired", idle.id)]
+    clock.advance(hour - 1.001)
+    assert swept(rig) == []
+    clock.advance(0.001)
+    assert swept(rig) == [("expired", growing.id)]
+    clock.advance(TTL_SECONDS - 2 * hour + 1)
+    assert swept(rig) == [("expired", with_tokens.id)]
+
+
 def test_a_failed_upload_is_kept_a_whole_ttl_from_its_failure(rig: Rig, clock: FakeClock) -> None:
     clock.advance(0)
     upload = rig.queue(CONTENT, checksum_sha256="0" * 64)

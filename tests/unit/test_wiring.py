@@ -50,6 +50,13 @@ def wiring(app: Flask) -> Wiring:
     return found
 
 
+def test_uploads_are_kept_as_long_as_the_settings_say(make_app: Callable[..., Flask]) -> None:
+    policy = wiring(make_app(upload_ttl_hours=2, abandoned_after_hours=0.5)).policy
+    assert (policy.lifetime_ms, policy.ttl_ms) == (7_200_000, 1_800_000)
+    policy = wiring(make_app(upload_ttl_hours=2)).policy
+    assert (policy.lifetime_ms, policy.ttl_ms) == (7_200_000, 7_200_000)
+
+
 @pytest.mark.parametrize(("file_mode", "mode"), [(None, 0o640), ("0600", 0o600), ("0644", 0o644)])
 def test_files_have_the_mode_of_the_settings(
     make_app: Callable[..., Flask], tmp_path: Path, file_mode: str | None, mode: int
