@@ -17,6 +17,7 @@ from tests.harness import ceph as ceph_server
 from tests.harness import localstack as localstack_server
 from tests.harness.browser import chromium
 from tests.harness.missing import lacking
+from tests.harness.mounts import Mounts
 from tests.harness.native import Native
 from tests.harness.places import PLACES
 from tests.harness.postgres import Postgres, new_postgres
@@ -99,6 +100,14 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.fixture
+def mounts() -> Iterator[Mounts]:
+    """File systems to mount, gone after the test; without the right to: skip, fail in CI."""
+    mounts = Mounts()
+    yield mounts
+    mounts.unmount_all()
 
 
 @pytest.fixture(params=["disk", "share"])
