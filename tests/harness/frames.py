@@ -11,6 +11,8 @@ import socket
 import threading
 from typing import Self
 
+from tests.harness.listener import Listener, end
+
 PATIENCE_SECONDS = 60
 _LENGTH_BYTES = 4
 _PIECE_BYTES = 64 * 1024
@@ -21,19 +23,17 @@ class Frames:
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
         self._changed = threading.Condition()
         self._left: int | None = None  # frames that may still pass
         self._held = 0
         self._connections: set[socket.socket] = set()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._listener = Listener(self._serve)
+        self.port = self._listener.port
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # which wakes accept()
         self._listener.close()
         self.cut()
 
@@ -52,18 +52,10 @@ class Frames:
         with self._changed:
             self._left = None
             for connection in self._connections:
-                _end(connection)
+                end(connection)
             self._connections.clear()
             self._changed.notify_all()
             assert self._changed.wait_for(lambda: not self._held, PATIENCE_SECONDS)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:  # closed
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         with client, socket.create_connection(("127.0.0.1", self._server_port)) as server:
@@ -83,13 +75,13 @@ class Frames:
                 if not self._may_pass(client):
                     break
                 server.sendall(frame)
-        _end(server)
+        end(server)
 
     def _carry_answers(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):  # a side has gone
             while data := server.recv(_PIECE_BYTES):
                 client.sendall(data)
-        _end(client)
+        end(client)
 
     def _may_pass(self, client: socket.socket) -> bool:
         """Count a frame; if it may not pass, wait until its connection is cut, and tell so."""
@@ -104,8 +96,3 @@ class Frames:
             self._held -= 1
             self._changed.notify_all()
             return False
-
-
-def _end(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it has ended already
-        connection.shutdown(socket.SHUT_RDWR)

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.harness.listener import Listener, end
+
 #: Small, so that it stops close to where it is told to.
 _READ_BYTES = 64 * 1024
 
@@ -28,19 +30,14 @@ class Gate:
 
     def __init__(self, target_port: int) -> None:
         self._target = ("127.0.0.1", target_port)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.port = int(self._listener.getsockname()[1])
         self._changed = threading.Condition()
         self._allowed: int | None = None
         self._connections: set[socket.socket] = set()
         self._held = 0
         self._cuts = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        """The server's base URL as clients behind the gate have it."""
-        return f"http://127.0.0.1:{self.port}"
+        self._listener = Listener(self._serve)
+        self.port = self._listener.port
+        self.url = self._listener.url  # as clients behind the gate have it
 
     def allow(self, count: int | None) -> None:
         """Let clients send ``count`` more bytes and then hold them; None: all they want."""
@@ -62,21 +59,12 @@ class Gate:
             for connection in self._connections:
                 # Closed with a reset: a browser that still sends does not look for less.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                _end(connection)
+                end(connection)
 
     def close(self) -> None:
         """End it all."""
-        _end(self._listener)
         self._listener.close()
         self.cut()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:  # closed
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         try:
@@ -112,8 +100,8 @@ class Gate:
         except OSError:  # either side has gone
             pass
         # Whoever sends no more has gone: browsers do not close half a connection.
-        _end(source)
-        _end(sink)
+        end(source)
+        end(sink)
 
     def _may_pass(self, count: int) -> bool:
         return self._allowed is None or self._allowed >= count
@@ -130,10 +118,3 @@ class Gate:
                     raise ConnectionError("cut")
             if self._allowed is not None:
                 self._allowed -= count
-
-
-def _end(connection: socket.socket) -> None:
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:  # it has ended already
-        pass

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Self
 
+from tests.harness.listener import Listener
 from tests.harness.native import cut
 
 #: Longer than any wait within a test, so that a hang is a failure of the test.
@@ -42,16 +43,14 @@ class Network:
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
         self._lock = threading.Lock()
         self._plan: _Plan | None = None
         self._refusing = False
         self._released = threading.Event()
         self._closed = threading.Event()
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
+        self._listener = Listener(self._serve)
+        self.port = self._listener.port
+        self.url = self._listener.url
 
     def __enter__(self) -> Self:
         return self
@@ -59,10 +58,8 @@ class Network:
     def __exit__(self, *_: object) -> None:
         self._closed.set()
         self._released.set()
-        self._listener.shutdown(socket.SHUT_RDWR)  # which wakes accept()
         self._listener.close()
-        for thread in self._threads:
-            thread.join()
+        self._listener.join()
 
     def hold_after(self, count: int, *, silent: bool = False) -> None:
         """Let so many bytes pass; the connection stands still then, until ``release``.
@@ -94,22 +91,15 @@ class Network:
             self._plan, self._refusing = None, False
         self._released.set()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:  # closed
-                return
-            server = None if self._refusing else self._connect()
-            if server is None:
-                cut(client, "rst")
-                continue
-            for sock in (client, server):
-                sock.settimeout(None)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            thread = threading.Thread(target=self._forward, args=(client, server))
-            self._threads.append(thread)
-            thread.start()
+    def _serve(self, client: socket.socket) -> None:
+        server = None if self._refusing else self._connect()
+        if server is None:
+            cut(client, "rst")
+            return
+        for sock in (client, server):
+            sock.settimeout(None)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._forward(client, server)
 
     def _connect(self) -> socket.socket | None:
         try:

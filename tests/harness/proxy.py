@@ -6,6 +6,8 @@ import contextlib
 import socket
 import threading
 
+from tests.harness.listener import Listener, end
+
 
 class DamagingProxy:
     """Passes connections on to a port; what clients send is damaged where it holds ``marker``.
@@ -16,16 +18,11 @@ class DamagingProxy:
     def __init__(self, port: int, marker: bytes) -> None:
         self._target = port
         self._marker = marker
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._open: list[socket.socket] = [self._listener]
-        self.port: int = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
         self.damaged = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        """The server behind the proxy, by way of it."""
-        return f"http://127.0.0.1:{self.port}"
+        self._listener = Listener(self._serve)
+        self.port = self._listener.port
+        self.url = self._listener.url  # the server behind the proxy, by way of it
 
     def heal(self) -> None:
         """Damage nothing any more."""
@@ -33,22 +30,20 @@ class DamagingProxy:
 
     def close(self) -> None:
         """End all connections."""
+        self._listener.close()
         for sock in self._open:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+            end(sock)
             sock.close()
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
-                self._open += [client, server]
-                for pass_on in (
-                    lambda c=client, s=server: self._damage(c, s),
-                    lambda c=client, s=server: self._pass(s, c),
-                ):
-                    threading.Thread(target=pass_on, daemon=True).start()
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            server = socket.create_connection(("127.0.0.1", self._target))
+        except OSError:  # it is down
+            client.close()
+            return
+        self._open += [client, server]
+        threading.Thread(target=self._damage, args=(client, server), daemon=True).start()
+        self._pass(server, client)
 
     def _damage(self, source: socket.socket, target: socket.socket) -> None:
         """Pass bytes on, holding back what may be the beginning of the marker."""
