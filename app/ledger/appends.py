@@ -111,6 +111,8 @@ class AppendLedger:
                 upload = replace(upload, expires_at_ms=now_ms + ttl_ms)
                 prolonged = update(uploads).values(expires_at_ms=now_ms + ttl_ms)
                 connection.execute(prolonged.where(uploads.c.id == upload_id))
+                if upload.concat == PARTIAL:
+                    prolong_finals_of(connection, upload_id, upload.expires_at_ms)
             return upload, generation
 
         upload, generation = self._transactions.write(work, durable=False)

@@ -6,8 +6,15 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
+from app.domain.states import State
 from app.errors import UploadNotFound
-from app.ledger.finals import can_be_joined, find_all, partials_of, start_finals
+from app.ledger.finals import (
+    can_be_joined,
+    find_all,
+    partials_of,
+    prolong_partials_of,
+    start_finals,
+)
 from app.ledger.models import concatenations
 from app.ledger.records import NewUpload, UploadRecord
 from app.ledger.transactions import Transactions
@@ -30,7 +37,8 @@ class ConcatenationLedger:
         """Insert a final upload, and queue it for finalizing if its partial ones are full.
 
         Nothing of it is staged: finalizing does that. So there is no moment at
-        which a crash could leave it half made. Raises UploadNotFound where a
+        which a crash could leave it half made. What it waits for lives as long
+        as it does. Raises UploadNotFound where a
         partial one has ended meanwhile, and StorageFull, see ``UploadLedger.create``.
         """
 
@@ -49,6 +57,8 @@ class ConcatenationLedger:
             start_finals(connection, [new.id], new.created_at_ms)
             final = find(connection, new.id)
             assert final is not None, "it has just been inserted"
+            if final.state is State.OPEN:
+                prolong_partials_of(connection, [new.id], new.expires_at_ms)
             return final
 
         return self._transactions.write(work)

@@ -5,6 +5,9 @@ that fills the last one moves it to finalizing. One that lost a partial is moved
 too: finalizing tells why it cannot be made. These functions are part of the
 caller's transaction, which has locked its partial one; finals are locked after
 it, in the order of their ids.
+
+What waits and what it waits for expire together: a final upload is of no use
+without all of its partial ones, and clients fill them one after the other.
 """
 
 from __future__ import annotations
@@ -19,6 +22,10 @@ from app.ledger.models import concatenations, uploads
 from app.ledger.outbox import EventKind, append_event_once
 from app.ledger.records import PARTIAL, UploadRecord
 
+#: Partial ones get the time of what waits for them when theirs is so much shorter;
+#: else every progress of one would write the rows of all others.
+_LAG_MS = 60_000
+
 _FINALS_OF = (
     select(concatenations.c.final_id)
     .where(concatenations.c.partial_id == bindparam("partial_id"))
@@ -31,6 +38,27 @@ _PROLONG_FINALS = (
         uploads.c.id.in_(_FINALS_OF),
         uploads.c.state == State.OPEN,
         uploads.c.expires_at_ms < bindparam("new_expires_at_ms", type_=BigInteger),
+    )
+    .values(expires_at_ms=bindparam("new_expires_at_ms", type_=BigInteger))
+)
+
+_PARTIAL = uploads.alias("partial")
+
+#: A row that another transaction has locked is skipped: two that lock each other's
+#: would be ended, and one that is being filled is given its time by that.
+_PROLONG_PARTIALS = (
+    update(uploads)
+    .where(
+        uploads.c.id.in_(
+            select(_PARTIAL.c.id)
+            .join(concatenations, concatenations.c.partial_id == _PARTIAL.c.id)
+            .where(
+                concatenations.c.final_id.in_(bindparam("final_ids", expanding=True)),
+                _PARTIAL.c.state == State.OPEN,
+                _PARTIAL.c.expires_at_ms < bindparam("too_early_ms", type_=BigInteger),
+            )
+            .with_for_update(of=_PARTIAL, skip_locked=True)
+        )
     )
     .values(expires_at_ms=bindparam("new_expires_at_ms", type_=BigInteger))
 )
@@ -63,10 +91,28 @@ def start_finals_of(connection: Connection, partial_id: str, now_ms: int) -> Non
 
 
 def prolong_finals_of(connection: Connection, partial_id: str, expires_at_ms: int) -> None:
-    """Let waiting final uploads live as long as a partial one that makes progress."""
-    connection.execute(
-        _PROLONG_FINALS, {"partial_id": partial_id, "new_expires_at_ms": expires_at_ms}
+    """Let waiting final uploads live as long as a partial one that is being filled, and with
+    them the others that they wait for."""
+    names = {"partial_id": partial_id, "new_expires_at_ms": expires_at_ms}
+    if not connection.execute(_PROLONG_FINALS, names).rowcount:
+        return
+    waiting = select(uploads.c.id).where(
+        uploads.c.id.in_(_FINALS_OF), uploads.c.state == State.OPEN
     )
+    final_ids = connection.execute(waiting, names).scalars().all()
+    prolong_partials_of(connection, final_ids, expires_at_ms)
+
+
+def prolong_partials_of(
+    connection: Connection, final_ids: Sequence[str], expires_at_ms: int
+) -> None:
+    """Let partial uploads live as long as these final ones, which wait for them."""
+    values = {
+        "final_ids": final_ids,
+        "too_early_ms": expires_at_ms - _LAG_MS,
+        "new_expires_at_ms": expires_at_ms,
+    }
+    connection.execute(_PROLONG_PARTIALS, values)
 
 
 def is_needed() -> Exists:

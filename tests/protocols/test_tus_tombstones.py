@@ -134,8 +134,25 @@ def test_partials_that_a_waiting_upload_needs_are_kept(server: Server, tus: Tus)
     tus.patch(slow, 1, b"ef")
     path = wait_until(lambda: finished_file(server, final), "the file is stored")
     assert path.read_bytes() == b"abcdef"
+    age(server, full, 1000 * HOUR_MS)
     server.flask("uploads", "cleanup")  # nothing needs it any more
     assert not [path for path in server.staged_files() if full.id in path.name]
+
+
+def test_partials_that_a_waiting_upload_needs_can_be_filled_one_after_the_other(
+    server: Server, tus: Tus
+) -> None:
+    first, second = tus.partial(b"abc", sent=1), tus.partial(b"def", sent=1)
+    final = tus.create_raw({"Upload-Concat": f"final;{first.url} {second.url}"})
+    upload = TusUpload(final.headers["Location"])
+    age(server, second, 23 * HOUR_MS)  # while the first one was being filled
+    told = tus.patch_raw(first, 1, b"bc").headers["Upload-Expires"]
+    head = tus.head(second)
+    assert (head.status_code, head.headers["Upload-Offset"]) == (200, "1")
+    assert head.headers["Upload-Expires"] == tus.head(upload).headers["Upload-Expires"] == told
+    tus.patch(second, 1, b"ef")
+    path = wait_until(lambda: finished_file(server, upload), "the file is stored")
+    assert path.read_bytes() == b"abcdef"
 
 
 def test_a_waiting_upload_lives_as_long_as_its_partials_make_progress(

@@ -132,6 +132,62 @@ def test_progress_of_a_partial_prolongs_what_waits_for_it(rig: Rig, clock: FakeC
     assert rig.record(final.id).state is State.OPEN
 
 
+def test_what_a_waiting_upload_needs_lives_as_long_as_it_does(rig: Rig, clock: FakeClock) -> None:
+    """Clients may fill partial ones one after the other, each for hours."""
+    full, next_one, slow = rig.partial(FIRST), rig.partial(SECOND, sent=1), rig.partial(FIRST, 1)
+    clock.advance(TTL_SECONDS / 2)
+    final = rig.concatenate(made_of(full, next_one, slow))
+    partials = full, next_one, slow
+    for sent in (1, 2, 3):
+        assert {rig.record(partial.id).expires_at_ms for partial in partials} == {
+            rig.record(final.id).expires_at_ms
+        }
+        clock.advance(TTL_SECONDS * 0.9)
+        assert rig.append(slow, FIRST[sent : sent + 1]).offset == sent + 1
+        assert rig.sweep() == []
+    rig.append(next_one, SECOND[1:])
+    rig.append(slow, FIRST[4:])
+    assert rig.finalize()
+    assert_made(rig, final, FIRST + SECOND + FIRST)
+
+
+def test_a_request_that_begins_to_fill_a_partial_prolongs_what_waits_for_it(
+    rig: Rig, clock: FakeClock
+) -> None:
+    slow = rig.partial(SECOND, sent=1)
+    final = rig.concatenate([slow.id])
+    clock.advance(TTL_SECONDS * 0.9)
+    now_ms, ttl_ms = clock.now_ms(), rig.policy.ttl_ms
+    claim = rig.ledger.appends.claim(slow.id, now_ms, ttl_ms, clock.monotonic)
+    assert claim.lease is not None
+    assert claim.upload.expires_at_ms == rig.record(final.id).expires_at_ms == now_ms + ttl_ms
+    rig.ledger.leases.release(claim.lease)
+
+
+def test_a_final_upload_that_waits_for_nothing_prolongs_nothing(rig: Rig, clock: FakeClock) -> None:
+    full = rig.partial(FIRST)
+    clock.advance(TTL_SECONDS / 2)
+    rig.concatenate([full.id])
+    assert rig.record(full.id) == full
+
+
+def test_two_partials_of_one_upload_make_progress_at_the_same_moment(
+    rig: Rig, database: Database, clock: FakeClock
+) -> None:
+    """Each prolongs the other one, whose row is locked by it."""
+    other = Rig(database.ledger(), rig.storage, rig.clock)
+    one, two = rig.partial(FIRST, sent=0), rig.partial(SECOND, sent=0)
+    final = rig.concatenate(made_of(one, two))
+    for at in range(20):
+        clock.advance(120)
+        at_once(
+            lambda at=at: rig.append(one, FIRST[at : at + 1]),  # type: ignore[misc]
+            lambda at=at: other.append(two, SECOND[at : at + 1]),  # type: ignore[misc]
+        )
+    assert [rig.record(partial.id).offset for partial in (one, two)] == [20, 20]
+    assert rig.record(final.id).expires_at_ms == clock.now_ms() + rig.policy.ttl_ms
+
+
 # What is refused
 
 
