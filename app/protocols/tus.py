@@ -13,7 +13,6 @@ from email.utils import formatdate
 
 from flask import Blueprint, Flask, Response, g, request
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import MethodNotAllowed
 
 from app import metrics
 from app.domain.access import Principal
@@ -35,6 +34,7 @@ from app.protocols.auth import uploader
 from app.protocols.context import body, context
 from app.protocols.downloads import send_file
 from app.protocols.tus_checksums import verification
+from app.protocols.tus_override import MethodOverride
 from app.protocols.urls import absolute_url
 from app.uploads.appending import Append
 from app.uploads.creating import Wish
@@ -49,8 +49,6 @@ DEFAULT_FILENAME = "file"
 #: Fields of the creation that every look at the upload repeats.
 _ECHOED = ("Upload-Metadata", "Upload-Concat")
 
-_METHODS = ("DELETE", "HEAD", "OPTIONS", "PATCH")
-
 bp = Blueprint(PROTOCOL, __name__, url_prefix=PREFIX)
 
 
@@ -64,6 +62,7 @@ def install(app: Flask, *, downloads: bool) -> None:
         rule, endpoint = f"{PREFIX}/<upload_id>", f"{PROTOCOL}.get"
         app.add_url_rule(rule, endpoint, get, methods=["GET"], strict_slashes=False)
     app.after_request(_mark)
+    app.wsgi_app = MethodOverride(app.wsgi_app, PREFIX)  # type: ignore[method-assign]
 
 
 @bp.before_request
@@ -168,17 +167,6 @@ def get(upload_id: str) -> ResponseReturnValue:
     return send_file(_uploader(), upload_id, PROTOCOL)
 
 
-@bp.post("/<upload_id>", strict_slashes=False)
-def override(upload_id: str) -> ResponseReturnValue:
-    """Do what X-HTTP-Method-Override says, for clients that can only GET and POST."""
-    views = {"PATCH": patch, "DELETE": delete, "HEAD": head}
-    view = views.get(request.headers.get("X-HTTP-Method-Override", ""))
-    if view is None:
-        readable = ("GET",) if context().settings.downloads else ()
-        raise MethodNotAllowed(valid_methods=_METHODS + readable)
-    return view(upload_id)
-
-
 def _extensions() -> Iterator[str]:
     """Name the extensions of the specification that code and storage together can do."""
     yield from ("creation", "creation-with-upload", "creation-defer-length")
@@ -269,8 +257,7 @@ def _mark(response: Response) -> Response:
         _tell_refused(response, g.patched_by)
     if response.status_code == 412:
         response.headers["Tus-Version"] = ",".join(fields.VERSIONS)
-    overridden = request.method == "POST" and request.headers.get("X-HTTP-Method-Override")
-    if "HEAD" in (request.method, overridden):
+    if request.method == "HEAD":
         response.headers["Cache-Control"] = "no-store"
         if response.status_code >= 400:
             response.set_data(b"")

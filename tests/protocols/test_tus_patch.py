@@ -11,7 +11,7 @@ import requests
 from tests.harness.native import KIB, MIB, read_response
 from tests.harness.server import Server
 from tests.harness.tus import CONTENT_TYPE, Tus, TusUpload, checksum, finished_file
-from tests.harness.wire import events, rows, wait_until
+from tests.harness.wire import events, nothing_stored, rows, wait_until
 from tests.protocols.conftest import LIMIT_BYTES
 
 Content = Callable[[int], bytes]
@@ -300,6 +300,10 @@ def test_another_version_is_412_and_nothing_is_done(tus: Tus, version: str | Non
 # ---- X-HTTP-Method-Override ---------------------------------------------------
 
 
+def allowed(response: requests.Response) -> set[str]:
+    return {name.strip() for name in response.headers["Allow"].split(",")}
+
+
 def test_a_post_can_stand_for_a_patch(server: Server, tus: Tus) -> None:
     upload = tus.create(6)
     headers = {"Content-Type": CONTENT_TYPE, "X-HTTP-Method-Override": "PATCH"}
@@ -313,6 +317,51 @@ def test_a_post_can_stand_for_a_patch(server: Server, tus: Tus) -> None:
     assert response.status_code == 412
     tus.request("POST", upload, {"Upload-Offset": 3, **headers}, b"def")
     assert stored(server, upload) == b"abcdef"
+
+
+def test_a_post_can_stand_for_a_get(server: Server, tus: Tus, content: Content) -> None:
+    data = content(1000)
+    upload = tus.create(1000, data)
+    assert stored(server, upload) == data
+    headers = {"X-HTTP-Method-Override": "GET", "Tus-Resumable": None}
+    wait_until(lambda: "finalized" in events(server, upload.id), "it is finalized")
+    response = tus.request("POST", upload, headers)
+    assert (response.status_code, response.content) == (200, data)
+    response = tus.request("POST", upload, {"Range": "bytes=10-19", **headers})
+    assert (response.status_code, response.content) == (206, data[10:20])
+
+
+@pytest.mark.parametrize("path", ["/files", "/files/some-upload", "//files//some-upload"])
+def test_a_post_can_stand_for_options(tus: Tus, path: str) -> None:
+    headers = {"X-HTTP-Method-Override": "OPTIONS", "Tus-Resumable": None}
+    response = tus.request("POST", tus.server.url + path, headers)
+    assert (response.status_code, response.content) == (204, b"")
+    assert response.headers["Tus-Version"] == "1.0.0"
+
+
+@pytest.mark.parametrize("method", ["PATCH", "DELETE", "HEAD", "GET", "PUT", "post", "FROBNICATE"])
+def test_a_post_that_stands_for_another_method_creates_nothing(tus: Tus, method: str) -> None:
+    with nothing_stored(tus.server):
+        told = {"Upload-Length": 5, "X-HTTP-Method-Override": method}
+        response = tus.request("POST", "/files", told)
+    assert response.status_code == 405
+    assert allowed(response) == {"OPTIONS", "POST"}
+    assert response.headers["Tus-Resumable"] == "1.0.0"
+
+
+@pytest.mark.parametrize("method", ["", "POST"])
+def test_a_post_may_say_that_it_is_one(tus: Tus, method: str) -> None:
+    told = {"Upload-Length": 5, "X-HTTP-Method-Override": method}
+    assert tus.request("POST", "/files", told).status_code == 201
+
+
+def test_only_a_post_can_stand_for_another_method(tus: Tus) -> None:
+    upload = tus.create(6)
+    told = {"X-HTTP-Method-Override": "DELETE", "Upload-Offset": 0, "Content-Type": CONTENT_TYPE}
+    assert tus.request("PATCH", upload, told, b"abc").status_code == 204
+    assert tus.offset(upload) == 3
+    other = tus.request("POST", "/upload/init", {"X-HTTP-Method-Override": "DELETE"})
+    assert other.status_code == 400  # the other protocols know of none
 
 
 def test_a_post_can_stand_for_a_head(tus: Tus) -> None:
@@ -330,4 +379,4 @@ def test_a_post_that_stands_for_nothing_is_405(tus: Tus, method: str | None) -> 
     upload = tus.create(6)
     response = tus.request("POST", upload, {"X-HTTP-Method-Override": method})
     assert response.status_code == 405
-    assert "PATCH" in response.headers["Allow"]
+    assert allowed(response) == {"DELETE", "GET", "HEAD", "OPTIONS", "PATCH"}
