@@ -1,0 +1,119 @@
+"""Final tus uploads while they are being joined: by the kernel, and HEAD tells no offset yet."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartServer
+from tests.harness.missing import lacking
+from tests.harness.native import MIB
+from tests.harness.server import Server
+from tests.harness.tus import Tus, TusUpload, finished_file
+from tests.harness.wire import events
+from tests.live.wire import lease_holder, until
+
+pytestmark = pytest.mark.live
+
+Content = Callable[[int], bytes]
+
+#: By which bytes can get into a file (those of its ledger and log, too).
+_WRITING = "copy_file_range,write,writev,pwrite64,pwritev,pwritev2,sendfile,splice"
+
+
+@contextlib.contextmanager
+def traced(server: Server, log: Path, *options: str) -> Iterator[None]:
+    """Have what a server's only worker writes noted in ``log``, by strace."""
+    if not shutil.which("strace"):
+        lacking("strace is not installed (Debian: apt-get install strace)")
+    (worker,) = server.worker_pids()
+    command = ["strace", "-f", "-y", "-qq", "-o", str(log), "-e", f"trace={_WRITING}", *options]
+    tracer = subprocess.Popen([*command, "-p", str(worker)], stderr=subprocess.PIPE, text=True)
+    try:
+        until(lambda: tracer.poll() is not None or is_traced(worker), what="strace is attached")
+        if tracer.poll() is not None:
+            assert tracer.stderr is not None
+            lacking(f"processes may not be traced here: {tracer.stderr.read()}")
+        yield
+    finally:
+        if tracer.poll() is None:
+            tracer.send_signal(signal.SIGINT)  # it lets go of the worker
+        tracer.communicate(timeout=30)
+
+
+def is_traced(worker: int) -> bool:
+    """Tell whether every thread of a process is being traced."""
+    for path in Path(f"/proc/{worker}/task").glob("*/status"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if re.search(r"^TracerPid:\t0$", path.read_text(), re.MULTILINE):
+                return False
+    return True
+
+
+def written(log: Path, upload: TusUpload) -> list[tuple[str, int]]:
+    """Return the calls that wrote to an upload's staged file, and how many bytes each."""
+    call = re.compile(rf"^\d+ (\w+)\(.*{upload.id}\.partial>.* = (\d+)$", re.MULTILINE)
+    return [(found[1], int(found[2])) for found in call.finditer(log.read_text())]
+
+
+def concatenate(tus: Tus, *partials: TusUpload) -> TusUpload:
+    urls = " ".join(partial.url for partial in partials)
+    response = tus.create_raw({"Upload-Concat": f"final;{urls}"})
+    assert response.status_code == 201
+    return TusUpload(response.headers["Location"])
+
+
+def test_the_kernel_joins_and_no_byte_goes_through_the_server(
+    start_server: StartServer, tmp_path: Path, content: Content
+) -> None:
+    server = start_server(WORKERS=1)
+    tus, pieces = Tus(server), [content(3 * MIB + 1), content(1000)]
+    partials = [tus.partial(piece) for piece in pieces]
+    log = tmp_path / "strace.log"
+    with traced(server, log):
+        upload = concatenate(tus, *partials)
+        path = until(lambda: finished_file(server, upload), what="the file is stored")
+    assert path.read_bytes() == b"".join(pieces)
+    names, counts = zip(*written(log, upload), strict=True)
+    assert set(names) == {"copy_file_range"}
+    assert sum(counts) == sum(map(len, pieces))
+
+
+def test_a_final_upload_tells_no_offset_while_it_is_being_joined(
+    start_server: StartServer, tmp_path: Path, content: Content
+) -> None:
+    server = start_server(WORKERS=1, COMPLETE_WAIT_SECS=0)
+    tus, data = Tus(server), content(MIB)
+    partial = tus.partial(data)
+    log = tmp_path / "strace.log"
+    # The kernel holds the copying thread for longer than the test looks.
+    with traced(server, log, "-e", "inject=copy_file_range:delay_enter=30s"):
+        upload = concatenate(tus, partial, partial)
+        until(lambda: lease_holder(server, upload, "finalize"), what="it is being joined")
+        until(lambda: is_staged(server, upload), what="its file has been made")
+        for _ in range(2):
+            head = tus.head(upload)
+            assert head.status_code == 200
+            assert "Upload-Offset" not in head.headers
+            assert "Upload-Expires" not in head.headers
+            assert head.headers["Upload-Length"] == str(2 * len(data))
+            assert head.headers["Upload-Concat"] == f"final;{partial.url} {partial.url}"
+            assert head.headers["Cache-Control"] == "no-store"
+        assert tus.patch_raw(upload, 0, b"").status_code == 403
+        assert tus.request("GET", upload).status_code in (409, 503)
+        assert tus.offset(partial) == len(data)
+        assert finished_file(server, upload) is None
+    until(lambda: "finalized" in events(server, upload.id), what="it is finalized")
+    head = tus.head(upload)
+    assert head.headers["Upload-Offset"] == head.headers["Upload-Length"] == str(2 * len(data))
+
+
+def is_staged(server: Server, upload: TusUpload) -> bool:
+    return any(upload.id in path.name for path in server.staged_files())
