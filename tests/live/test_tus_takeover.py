@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from app.ledger.leases import Contention
 from tests.conftest import StartServer
 from tests.harness.native import KIB, MIB
 from tests.harness.server import Server
 from tests.harness.tus import Tus, TusUpload, checksum, finished_file
-from tests.harness.wire import change
+from tests.harness.wire import change, events
 from tests.live.wire import Answer, Connection, ask_ledger, lease_holder, until
 
 pytestmark = pytest.mark.live
@@ -226,6 +227,33 @@ def test_a_frozen_worker_cannot_write_once_another_has_gone_on(
             os.kill(worker, signal.SIGCONT)
         assert frozen.read().status in (409, 503)
     assert stored(first.server, upload) == data
+
+
+def test_a_delete_needs_no_lease_so_a_frozen_holder_cannot_hold_it_up_or_undo_it(
+    pair: tuple[Tus, Tus], content: Content
+) -> None:
+    """Who cannot let go is asked, and nothing of it counts any more; so nobody is told 423."""
+    first, second = pair
+    data = content(MIB)
+    upload = first.create(MIB)
+    there = TusUpload(f"{second.server.url}{upload.path}")
+    with begun(first, upload, 0, MIB, data[:1000]) as frozen:
+        (worker,) = first.server.worker_pids()
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            frozen.send(data[1000:])  # all that it takes to complete the upload
+            assert second.delete(there).status_code == 204
+            query = "SELECT contended FROM leases WHERE upload_id = ?"
+            assert ask_ledger(first.server, query, upload.id) == [(Contention.ORDERED,)]
+            assert first.server.staged_files() == []
+            assert second.head(there).status_code == 410
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert frozen.read().status in (404, 410, 503)
+    assert first.head(upload).status_code == 410
+    assert first.server.staged_files() == []
+    assert first.server.store.files() == []
+    assert events(first.server, upload.id) == ["created", "deleted"]
 
 
 def test_a_delete_does_not_wait_for_a_stale_holder(pair: tuple[Tus, Tus], content: Content) -> None:
