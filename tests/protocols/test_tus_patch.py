@@ -244,6 +244,31 @@ def test_a_length_that_cannot_be_is_400(tus: Tus, length: str) -> None:
     assert tus.head(upload).headers["Upload-Defer-Length"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("offset", "told", "status"),
+    [
+        (2, {}, 409),
+        (4, {}, 409),
+        ("x", {}, 400),
+        (3, {"Content_Type": "text/plain"}, 415),
+        (3, {"Tus_Resumable": "0.2.2"}, 412),
+        (3, {"Upload_Length": 8}, 413),
+        (3, {"X_API_Key": "wrong"}, 401),
+    ],
+)
+def test_a_refused_patch_sets_no_length(
+    tus: Tus, offset: object, told: dict[str, object], status: int
+) -> None:
+    upload = tus.create(None)
+    tus.patch(upload, 0, b"abc")
+    headers = {"Upload_Length": 100, **told}
+    assert tus.patch_raw(upload, offset, b"defghi", **headers).status_code == status
+    head = tus.head(upload)
+    assert head.headers["Upload-Defer-Length"] == "1"
+    assert head.headers["Upload-Offset"] == "3"
+    assert tus.patch(upload, 3, b"def", Upload_Length=6) == 6
+
+
 def test_a_body_longer_than_a_length_it_tells_itself_is_413(tus: Tus) -> None:
     upload = tus.create(None)
     assert tus.patch_raw(upload, 0, b"abcdef", Upload_Length=5).status_code == 413
