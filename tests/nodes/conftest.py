@@ -11,6 +11,7 @@ import pytest
 from tests.harness.cluster import Cluster
 from tests.harness.nginx import require_nginx
 from tests.harness.postgres import Postgres
+from tests.harness.stores import Disk, Share, Store
 
 StartCluster = Callable[..., Cluster]
 
@@ -20,6 +21,14 @@ def start_cluster(restartable_postgres: Postgres, tmp_path: Path) -> Iterator[St
     """Start a cluster of a test's own: ``start_cluster(nodes=2, shared_storage=False)``."""
     with clusters(restartable_postgres, tmp_path) as start:
         yield start
+
+
+@pytest.fixture(params=["root", "share"])
+def shared_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """What all nodes of a test store in: a root on a disk, or an SMB share."""
+    if request.param == "root":
+        return Disk(tmp_path / "storage")
+    return Share(request.getfixturevalue("samba"))
 
 
 @contextmanager
