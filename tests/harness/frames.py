@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from typing import Self
 
 from tests.harness.listener import Listener, end
@@ -19,7 +20,10 @@ _PIECE_BYTES = 64 * 1024
 
 
 class Frames:
-    """Forwards connections to a port of the loopback, frame by frame towards the server."""
+    """Forwards connections to a port of the loopback, frame by frame towards the server.
+
+    While nobody listens there it ends them. ``attempts``: when each came (monotonic).
+    """
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
@@ -27,6 +31,7 @@ class Frames:
         self._left: int | None = None  # frames that may still pass
         self._held = 0
         self._connections: set[socket.socket] = set()
+        self.attempts: list[float] = []
         self._listener = Listener(self._serve)
         self.port = self._listener.port
 
@@ -58,7 +63,13 @@ class Frames:
             assert self._changed.wait_for(lambda: not self._held, PATIENCE_SECONDS)
 
     def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", self._server_port)) as server:
+        self.attempts.append(time.monotonic())
+        try:
+            server = socket.create_connection(("127.0.0.1", self._server_port))
+        except ConnectionRefusedError:
+            client.close()
+            return
+        with client, server:
             with self._changed:
                 self._connections.update((client, server))
             answers = threading.Thread(target=self._carry_answers, args=(client, server))

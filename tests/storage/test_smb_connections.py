@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 import threading
@@ -15,11 +16,18 @@ import pytest
 
 from app.errors import StorageUnavailable
 from app.storage.smb import SmbStorage
+from tests.harness.frames import Frames
 
 MIB = 1 << 20
 
 #: Longer than any retry pauses, so that only a failure takes it all.
 RECOVERY_SECONDS = 60
+
+#: The least that a first pause can be between two attempts to connect.
+SMALLEST_PAUSE_SECONDS = 0.75 * 0.25
+
+#: Enough to see pauses grow, within some seconds.
+ATTEMPTS = 5
 
 #: What frozen servers are given in these tests.
 PATIENCE_SECONDS = 1.0
@@ -86,6 +94,43 @@ def test_while_the_server_is_away_everything_fails_at_once_with_the_reason(own):
     assert time.monotonic() - started_at < 10
     own.samba.start()
     recovered(lambda: own.put(staged, b"x"))
+
+
+def test_a_server_that_is_away_is_tried_with_growing_pauses_until_it_is_back(
+    own_samba, smb_backend
+):
+    """Whoever asks in between is told at once, and nobody asks the server."""
+    with Frames(own_samba.port) as network:
+        backend = smb_backend(own_samba, "own")
+        storage = SmbStorage(backend.share(port=network.port), backend.path, "an-instance")
+        own_samba.kill()
+        known = len(network.attempts)
+        asked = refused_until(storage, lambda: len(network.attempts) >= known + ATTEMPTS)
+        pauses = pauses_between(network.attempts[known:])
+        for number, pause in enumerate(pauses):
+            assert pause >= SMALLEST_PAUSE_SECONDS * 2**number, pauses
+        assert asked > 10 * ATTEMPTS, "they waited instead of being told"
+        own_samba.start()
+        recovered(storage.check)
+        own_samba.kill()
+        known = len(network.attempts)
+        refused_until(storage, lambda: len(network.attempts) >= known + 2)
+        assert pauses_between(network.attempts[known:]) < pauses[-1:], "it began anew"
+        backend.close()
+
+
+def refused_until(storage, is_enough):
+    """Ask a storage without a pause, and be refused, until it is enough; return how often."""
+    count = 0
+    while not is_enough():
+        with pytest.raises(StorageUnavailable):
+            storage.check()
+        count += 1
+    return count
+
+
+def pauses_between(moments):
+    return [later - earlier for earlier, later in itertools.pairwise(moments)]
 
 
 def test_nothing_is_noticed_of_a_restart_while_the_connection_was_idle(own):
