@@ -116,8 +116,12 @@ class Cluster:
 
     def finalizing_nodes(self, upload: Upload) -> list[int]:
         """Return the number of the node that finalizes an upload now; nothing if none does."""
-        claimed = "SELECT owner FROM leases WHERE upload_id = %s AND key = 'finalize'"
-        return [self._node_of(owner) for (owner,) in self.ask(claimed, upload.id)]
+        return self.nodes_holding(upload, "finalize")
+
+    def nodes_holding(self, upload: Upload, key: str) -> list[int]:
+        """Return the numbers of nodes with a lease of an upload; ``key`` as in LIKE."""
+        claimed = "SELECT owner FROM leases WHERE upload_id = %s AND key LIKE %s"
+        return [self._node_of(owner) for (owner,) in self.ask(claimed, upload.id, key)]
 
     def events(self, upload: Upload) -> list[str]:
         """Return what has happened to an upload, in order."""

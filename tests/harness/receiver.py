@@ -6,6 +6,7 @@ import json
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,15 +27,20 @@ class Call:
     at: float
 
 
+class _Server(ThreadingHTTPServer):
+    #: As many as send at the same moment: socketserver lets five wait, and others are reset.
+    request_queue_size = 128
+
+
 class Receiver:
     """Collects calls; ``answer`` returns the status for the n-th call (from 0) of a path."""
 
     def __init__(self, answer: Callable[[int], int]) -> None:
         self._answer = answer
         self._calls: queue.Queue[Call] = queue.Queue()
-        self._count = 0
+        self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._http.serve_forever, name="receiver")
 
     @property
@@ -70,7 +76,8 @@ class Receiver:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 call = Call(self.path, headers, json.loads(body), time.monotonic())
                 with receiver._lock:
-                    number, receiver._count = receiver._count, receiver._count + 1
+                    number = receiver._counts[self.path]
+                    receiver._counts[self.path] += 1
                 receiver._calls.put(call)
                 self.send_response(receiver._answer(number))
                 self.send_header("Content-Length", "6")
