@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 
 from app.buffers import page_aligned
 from app.ingest.companions import companions
@@ -79,12 +78,7 @@ class Mover:
     def __enter__(self) -> Mover:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             if self._companion is not None:
                 self._companion.wait()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import backends
+from bench import backends, ways
 from bench.__main__ import Run, arguments, cells_of, chosen_peers, text_of
 from bench.cells import filesystem_type
 from bench.client import Plan, Transfer, parse_response_head, put_head
@@ -275,9 +275,9 @@ def test_neighbouring_bodies_of_the_source_differ(tmp_path: Path) -> None:
 
 
 def test_whole_files_are_compared_with_the_command_they_stand_beside() -> None:
-    found = {way.name: [backends.Copying(2.0)] for way in backends.WAYS}
+    found = {way.name: [ways.Copying(2.0)] for way in ways.WAYS}
     found["Longhaul to S3, direct"] = [
-        backends.Copying(seconds, peak_rss_bytes=peak * MIB)
+        ways.Copying(seconds, peak_rss_bytes=peak * MIB)
         for seconds, peak in ((5.0, 90), (4.0, 80), (3.0, 70))
     ]
 
@@ -286,3 +286,8 @@ def test_whole_files_are_compared_with_the_command_they_stand_beside() -> None:
     assert "4.00 (3.00–5.00)" in table
     assert "0.50 x boto3 upload_file" in table
     assert "| 90 " in table
+    verdicts = [verdict.text() for verdict in backends.verdicts_of(found)]
+    assert "- MISSED: 2 GiB: Longhaul to S3, direct: at least 0.9 x boto3 upload_file: 0.50 x" in (
+        verdicts
+    )
+    assert sum(verdict.startswith("- reached") for verdict in verdicts) == len(verdicts) - 1
