@@ -30,11 +30,12 @@ _WRITING = "copy_file_range,write,writev,pwrite64,pwritev,pwritev2,sendfile,spli
 
 @contextlib.contextmanager
 def traced(server: Server, log: Path, *options: str) -> Iterator[None]:
-    """Have what a server's only worker writes noted in ``log``, by strace."""
+    """Have what a server's only worker writes noted by strace, for each thread in a file whose
+    name begins as ``log``: in one file the calls of several would be cut in pieces."""
     if not shutil.which("strace"):
         lacking("strace is not installed (Debian: apt-get install strace)")
     (worker,) = server.worker_pids()
-    command = ["strace", "-f", "-y", "-qq", "-o", str(log), "-e", f"trace={_WRITING}", *options]
+    command = ["strace", "-ff", "-y", "-qq", "-o", str(log), "-e", f"trace={_WRITING}", *options]
     tracer = subprocess.Popen([*command, "-p", str(worker)], stderr=subprocess.PIPE, text=True)
     try:
         until(lambda: tracer.poll() is not None or is_traced(worker), what="strace is attached")
@@ -59,8 +60,9 @@ def is_traced(worker: int) -> bool:
 
 def written(log: Path, upload: TusUpload) -> list[tuple[str, int]]:
     """Return the calls that wrote to an upload's staged file, and how many bytes each."""
-    call = re.compile(rf"^\d+ (\w+)\(.*{upload.id}\.partial>.* = (\d+)$", re.MULTILINE)
-    return [(found[1], int(found[2])) for found in call.finditer(log.read_text())]
+    call = re.compile(rf"^(\w+)\(.*{upload.id}\.partial>.* = (\d+)$", re.MULTILINE)
+    noted = "".join(path.read_text() for path in log.parent.glob(f"{log.name}.*"))
+    return [(found[1], int(found[2])) for found in call.finditer(noted)]
 
 
 def concatenate(tus: Tus, *partials: TusUpload) -> TusUpload:
