@@ -41,7 +41,8 @@ def traced(server: Server, log: Path, *options: str) -> Iterator[None]:
         until(lambda: tracer.poll() is not None or is_traced(worker), what="strace is attached")
         if tracer.poll() is not None:
             assert tracer.stderr is not None
-            lacking(f"processes may not be traced here: {tracer.stderr.read()}")
+            # No installation helps against that.
+            pytest.skip(f"processes may not be traced here: {tracer.stderr.read()}")
         yield
     finally:
         if tracer.poll() is None:
