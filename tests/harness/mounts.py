@@ -1,4 +1,4 @@
-"""Real file systems of a test's own: small ones, read-only ones, such that are taken away."""
+"""Real file systems, mounted for a test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.harness.missing import lacking
 #: Room for ext4's journal, and quickly copied.
 DISK_BYTES = 16 << 20
 
-#: None of the commands needs more than a few seconds.
+#: Longer than any of the commands takes.
 COMMAND_SECONDS = 60
 
 
@@ -33,8 +33,7 @@ class Mounts:
         except OSError as error:
             problem = str(error)
         if problem:
-            reason = f"needs the right to mount file systems: {command[0]}: {problem}"
-            lacking(reason)
+            lacking(f"needs the right to mount file systems: {command[0]}: {problem}")
 
     def tmpfs(self, path: Path, size_kib: int) -> None:
         """Mount an empty disk of ``size_kib`` at ``path``."""
