@@ -95,7 +95,7 @@ class Samba:
             (self._directory / name).mkdir(mode=0o700 if name == "private" else 0o755)
         self.root = self._directory / "share"
         self.add_share("share", self.root)
-        self._set_password()
+        self.set_password(PASSWORD)
 
     def add_share(self, name: str, path: Path, **options: str) -> None:
         """Offer a folder; ``options`` as in smb.conf, with ``_`` for blanks. Known at once."""
@@ -111,6 +111,23 @@ class Samba:
         """Set options of the whole server, for connections made from now on."""
         self._global |= options
         self._configure()
+
+    def set_password(self, password: str) -> None:
+        """Let the user have another password from now on."""
+        if os.geteuid() == 0:
+            command = [_program("smbpasswd"), "-c", self._config, "-a", "-s", self.user]
+        else:
+            known = [_program("pdbedit"), "-s", self._config, "-u", self.user]
+            subprocess.run([*known, "-x"], capture_output=True, timeout=START_SECONDS)
+            command = [*known, "-t", "-a"]
+        subprocess.run(
+            command,
+            input=f"{password}\n{password}\n",
+            text=True,
+            capture_output=True,
+            check=True,
+            timeout=START_SECONDS,
+        )
 
     def start(self) -> Self:
         """Start the server and wait until it answers."""
@@ -237,20 +254,6 @@ class Samba:
         draft.replace(self._config)  # whoever reads it reads the whole
         if self._process is not None:
             self._process.send_signal(signal.SIGHUP)
-
-    def _set_password(self) -> None:
-        if os.geteuid() == 0:
-            command = [_program("smbpasswd"), "-c", self._config, "-a", "-s", self.user]
-        else:
-            command = [_program("pdbedit"), "-s", self._config, "-t", "-a", "-u", self.user]
-        subprocess.run(
-            command,
-            input=f"{PASSWORD}\n{PASSWORD}\n",
-            text=True,
-            capture_output=True,
-            check=True,
-            timeout=START_SECONDS,
-        )
 
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "the server does not run"

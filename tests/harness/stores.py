@@ -148,7 +148,7 @@ class Share(Disk):
     def __init__(self, samba: Samba) -> None:
         self._samba = samba
         self._folder = f"server-{uuid.uuid4().hex}"
-        super().__init__(samba.root / self._folder)
+        super().__init__(samba.path_of("share") / self._folder)
 
     @property
     def settings(self) -> dict[str, object]:
@@ -172,47 +172,47 @@ class Bucket(Store):
     def __init__(self, server: S3Server, directory: Path, **settings: object) -> None:
         self._server = server
         self._client = server.client()
-        self._name = server.new_bucket()
+        self.name = server.new_bucket()
         self._directory = directory
         self._more = settings
 
     @property
     def settings(self) -> dict[str, object]:
         """See Store."""
-        return self._server.settings(self._name, **self._more)
+        return self._server.settings(self.name, **self._more)
 
     def location(self, key: str) -> str:
         """See Store."""
-        return f"s3://{self._name}/{key}"
+        return f"s3://{self.name}/{key}"
 
     def file(self, location: str) -> StoredFile:
         """See Store."""
-        return _Object(self._client, self._name, self.key(location))
+        return _Object(self._client, self.name, self.key(location))
 
     def put(self, key: str, data: bytes) -> StoredFile:
         """See Store."""
-        self._client.put_object(Bucket=self._name, Key=key, Body=data)
+        self._client.put_object(Bucket=self.name, Key=key, Body=data)
         return self.file(self.location(key))
 
     def files(self) -> list[StoredFile]:
         """See Store."""
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._name)
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
         keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
         return [
-            _Object(self._client, self._name, key)
+            _Object(self._client, self.name, key)
             for key in sorted(keys)
             if not key.startswith(".staging/")
         ]
 
     def everything(self) -> list[str]:
         """Return what is in the bucket, whatever it is; see ``stored``."""
-        return stored(self._client, self._name)
+        return stored(self._client, self.name)
 
     def staged(self) -> list[StagedFile]:
         """See Store: multipart uploads, and what waits on the disk."""
-        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._name)
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.name)
         coming: list[StagedFile] = [
-            Multipart(self._client, self._name, item["Key"], item["UploadId"])
+            Multipart(self._client, self.name, item["Key"], item["UploadId"])
             for page in pages
             for item in page.get("Uploads", [])
         ]
