@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sqlalchemy import BigInteger, Connection, bindparam, select, update
 
@@ -74,10 +75,14 @@ class AppendClaim:
 
 @dataclass(frozen=True, slots=True)
 class AppendCommit:
-    """The upload after a commit, and the lease to finalize it under, if it was claimed for that."""
+    """The upload after a commit, and the generation under which it was claimed for finalizing.
+
+    ``claimed_at``: monotonic, before the transaction. See ``AppendLedger.hold``.
+    """
 
     upload: UploadRecord
-    finalize: Lease | None = None
+    generation: int | None = None
+    claimed_at: float = 0.0
 
 
 class AppendLedger:
@@ -191,7 +196,8 @@ class AppendLedger:
         ``upload`` is as it was claimed. With its last byte it moves to
         finalizing, due at once, and is claimed for that while fewer than
         ``finalize_at_most`` uploads are being finalized. A partial one stays
-        open, and final ones that waited for it move. Raises as ``checkpoint`` does.
+        open, and final ones that waited for it move. May be called in a native
+        thread where the transactions may. Raises as ``checkpoint`` does.
         """
         claimed_at = monotonic()
         is_full = offset == upload.length
@@ -212,23 +218,21 @@ class AppendLedger:
 
         generation = self._transactions.write(work)
         self._leases.drop(lease)
-        recorded = replace(
-            upload, offset=offset, progress_at_ms=now_ms, expires_at_ms=expires_at_ms
-        )
+        moved = {"offset": offset, "progress_at_ms": now_ms, "expires_at_ms": expires_at_ms}
+        recorded = replace(upload, **moved)  # type: ignore[arg-type]
         if not completes:
             return AppendCommit(recorded)
-        recorded = replace(
-            recorded,
-            state=State.FINALIZING,
-            due_at_ms=now_ms,
-            error=None,
-            attempts=0,
-            progress_bytes=0,
-        )
-        if generation is None:
-            return AppendCommit(recorded)
-        held = self._leases.hold(upload.id, FINALIZE, generation, claimed_at)
-        return AppendCommit(recorded, held)
+        recorded = replace(recorded, state=State.FINALIZING, **_queued(now_ms))
+        return AppendCommit(recorded, generation, claimed_at)
+
+    def hold(self, commit: AppendCommit) -> Lease | None:
+        """Start renewing the lease to finalize under that a commit has claimed; None if none.
+
+        Not in a native thread: what renews is one of gevent's threads.
+        """
+        if (generation := commit.generation) is None:
+            return None
+        return self._leases.hold(commit.upload.id, FINALIZE, generation, commit.claimed_at)
 
     def queue_finalize(self, upload_id: str, now_ms: int) -> UploadRecord:
         """Have an upload finalized that has all its bytes, also after it has failed.
@@ -251,15 +255,7 @@ class AppendLedger:
             if upload.concat == FINAL and upload.state is State.OPEN:
                 start_finals(connection, [upload_id], now_ms)
             else:
-                transition(
-                    connection,
-                    upload,
-                    State.FINALIZING,
-                    error=None,
-                    attempts=0,
-                    progress_bytes=0,
-                    due_at_ms=now_ms,
-                )
+                transition(connection, upload, State.FINALIZING, **_queued(now_ms))
             if upload.state is State.FAILED:
                 append_event(connection, upload_id, EventKind.RETRY_QUEUED, now_ms)
             queued = find(connection, upload_id)
@@ -293,6 +289,10 @@ class AppendLedger:
             raise LeaseLost
         if upload.concat == PARTIAL and expires_at_ms > upload.expires_at_ms:
             prolong_finals_of(connection, upload.id, expires_at_ms)
+
+
+def _queued(now_ms: int) -> dict[str, Any]:
+    return {"due_at_ms": now_ms, "error": None, "attempts": 0, "progress_bytes": 0}
 
 
 def _lacking(upload: UploadRecord, received: int) -> UploadNotOpen:

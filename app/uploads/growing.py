@@ -254,8 +254,9 @@ class Growth:
 
     def _follow(self, commit: AppendCommit) -> UploadRecord:
         """Have finalized what is complete now; return the upload."""
-        if commit.finalize is not None and self.jobs.finalize is not None:
-            self.jobs.finalize(commit.upload, commit.finalize)
+        lease = self.ledger.appends.hold(commit)
+        if lease is not None and self.jobs.finalize is not None:
+            self.jobs.finalize(commit.upload, lease)
         elif commit.upload.is_full:  # this one is to be finalized, or one that waited for it
             self.jobs.wake()
         return commit.upload
