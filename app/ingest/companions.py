@@ -77,9 +77,9 @@ class Companions:
         if self._pid != os.getpid():  # threads do not come along through a fork
             self._pid, self._idle = os.getpid(), []
         try:
-            return self._idle.pop()
-        except IndexError:
-            return Companion()
+            return self._idle.pop() if self._idle else Companion()
+        except (IndexError, RuntimeError):  # somebody was faster; the system has no more threads
+            return None
 
     def leave(self, companion: Companion | None) -> None:
         """End a job whose companion does nothing any more."""

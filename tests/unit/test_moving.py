@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from app.ingest import companions as companions_module
 from app.ingest import moving
 from app.ingest.companions import Companion, Companions
 from app.ingest.moving import BUFFER_BYTES, Mover
@@ -143,6 +144,22 @@ def test_as_many_jobs_as_the_limit_have_companions_at_once() -> None:
     companions.leave(first)
     companions.leave(third)
     assert companions.enter(wanted=True) is first
+
+
+def test_where_there_are_no_more_threads_a_job_does_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(companions_module, "_start_thread", no_thread)
+    companions = Companions(1)
+    for _ in range(2):
+        companion = companions.enter(wanted=True)
+        assert companion is None
+        companions.leave(companion)
+    monkeypatch.undo()
+    assert companions.enter(wanted=True) is not None
 
 
 def test_a_forked_process_has_companions_of_its_own() -> None:
