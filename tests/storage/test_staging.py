@@ -137,7 +137,7 @@ def test_a_part_that_is_sent_again_replaces_the_first(backend):
     backend.storage.delete(key)
 
 
-def test_a_part_given_up_halfway_can_be_sent_again(backend):
+def test_a_part_given_up_halfway_can_be_sent_again(backend, sent_again_at_once):
     content = random.randbytes(2 * backend.part_bytes)
     staged = backend.staged(len(content))
     receipts = {1: backend.put_part(staged, content, 1)}
