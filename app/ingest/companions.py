@@ -1,8 +1,8 @@
 """Native threads beside those that receive: they hash what the others write meanwhile.
 
 One connection's bytes are received, hashed and written one after the other, on one
-core, though hashing takes longer than the rest. Where a core is idle it is done
-beside: a single connection is nearly twice as fast (docs/performance.md).
+core, though hashing takes longer than the rest. Where few jobs run, it is done beside
+by a second thread (docs/performance.md).
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def pump(
         # server may have waited for a lease, or for its own disk.
         idle_seconds = 0.0 if moved else body.idle_seconds()
     if not end.is_reached:
-        run = part_pool.run if native_writes else run_here
+        run = part_pool.run if native_writes else _run_here
         run(lambda: end.reach(written))
     return Transfer(written, Ended.WHOLE)
 
@@ -174,8 +174,7 @@ class _End:
         return lambda moved: self.reach(written + moved)
 
 
-def run_here(work: Callable[[], None]) -> None:
-    """Do ``work`` in the calling greenlet, as ``NativePool.run`` does it in a thread."""
+def _run_here(work: Callable[[], None]) -> None:
     work()
 
 

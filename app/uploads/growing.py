@@ -31,7 +31,7 @@ from app.errors import (
 from app.ingest.body import Body
 from app.ingest.checkpoints import Checkpoints
 from app.ingest.drain import Drain
-from app.ingest.pump import AtEnd, Ended, Guard, OnTurn, Sink, Transfer, pump, run_here
+from app.ingest.pump import AtEnd, Ended, Guard, OnTurn, Sink, Transfer, pump
 from app.ingest.threads import sync_pool
 from app.ledger.appends import AppendCommit
 from app.ledger.database import Ledger
@@ -108,9 +108,10 @@ class Growth:
             )
             if finished and transfer.reason is not None:  # what finishing has raised
                 raise transfer.reason
-            if not finished:
-                run = sync_pool.run if self._writes_natively else run_here
-                run(lambda: finish(transfer))
+            if not finished and self._writes_natively:
+                sync_pool.run(lambda: finish(transfer))
+            elif not finished:
+                finish(transfer)
         recorded = self._follow(commit or self._record(self._kept(transfer)))
         self._require_whole(transfer, body)
         return recorded
