@@ -8,6 +8,9 @@ from typing import Any
 
 WSGIEnvironment = dict[str, Any]
 
+#: How long a job waits for a fast client's next bytes before it gives the thread back.
+LINGER_MILLISECONDS = 2
+
 
 class Body(ABC):
     """A request's body, read once from front to back.
@@ -15,7 +18,10 @@ class Body(ABC):
     ``length`` is the Content-Length in bytes, None for chunked encoding.
     ``received`` counts the bytes taken so far. ``cut`` is set when the
     connection ended before the body did, ``ended`` when the body is complete.
+    ``splices``: ``splice`` may be called.
     """
+
+    splices = False
 
     def __init__(self, length: int | None) -> None:
         self.length = length
@@ -41,6 +47,13 @@ class Body(ABC):
 
         Called in a native thread; never blocks. Sets ``cut`` at a premature end.
         """
+
+    def splice(self, pipe: int, count: int) -> int:
+        """Move up to ``count`` bytes that are here already into a pipe; as ``take``.
+
+        Also 0 where the pipe is full.
+        """
+        raise NotImplementedError
 
     @property
     def trailers(self) -> Mapping[str, str]:

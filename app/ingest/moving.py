@@ -1,4 +1,7 @@
-"""A job's buffers: filled by it, hashed and written, by itself or with a companion's help."""
+"""A job's buffers: filled by it, hashed and written, by itself or with a companion's help.
+
+What is not hashed takes a shorter way where there is one; see ``pipes.py``.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from app.buffers import page_aligned
+from app.ingest.body import LINGER_MILLISECONDS, Body
 from app.ingest.companions import companions
 
 #: Bytes moved at a time; larger gains nothing (measured), smaller costs the GIL.
@@ -43,7 +47,7 @@ buffers = Buffers()
 
 
 class Mover:
-    """Hashes and writes what its caller puts into ``buffer``, which is another one each time.
+    """Fills a buffer, another one each time, and hashes and writes what is in it.
 
     A context manager; what was moved is hashed whole once it has been left. With a
     companion, the caller fills the next buffer while those before it are hashed.
@@ -56,14 +60,13 @@ class Mover:
         count = 1 if self._companion is None else _BUFFERS_WITH_COMPANION
         self._ring = deque(buffers.take() for _ in range(count))
 
-    @property
-    def buffer(self) -> memoryview:
-        """What to fill next."""
-        return self._ring[0]
+    def fill(self, body: Body) -> int:
+        """Fill the next buffer; see ``fill``."""
+        return fill(body, self._ring[0])
 
     def move(self, count: int) -> None:
-        """Hash and write the first ``count`` bytes of ``buffer``. Raises as writing does."""
-        data = self.buffer[:count]
+        """Hash and write the first ``count`` bytes of what was filled. Raises as writing does."""
+        data = self._ring[0][:count]
         if self._companion is None:
             if self._update is not None:
                 self._update(data)
@@ -74,6 +77,10 @@ class Mover:
         self._write(data)
         self._ring.rotate(-1)
         self._companion.wait(at_most=len(self._ring) - 1)
+
+    def is_pause(self, filled: int) -> bool:
+        """Tell whether nothing is to be expected after a fill of so many bytes."""
+        return filled < BUFFER_BYTES
 
     def __enter__(self) -> Mover:
         return self
@@ -86,3 +93,15 @@ class Mover:
             companions.leave(self._companion)
             for buffer in self._ring:
                 buffers.give_back(buffer)
+
+
+def fill(body: Body, buffer: memoryview) -> int:
+    """Fill ``buffer`` until it is full, the body pauses, ends or is cut; return the bytes."""
+    filled = 0
+    while filled < len(buffer) and not body.ended:
+        count = body.take(buffer[filled:])
+        if count:
+            filled += count
+        elif body.cut or not body.more_within(LINGER_MILLISECONDS):
+            break
+    return filled

@@ -18,7 +18,8 @@ from gevent.lock import BoundedSemaphore
 
 from app.errors import LonghaulError
 from app.ingest.body import Body
-from app.ingest.moving import BUFFER_BYTES, Mover, buffers
+from app.ingest.moving import BUFFER_BYTES, Mover, buffers, fill
+from app.ingest.pipes import PipeMover, PipeSink, pipes
 from app.ingest.threads import part_pool, receive_pool
 
 #: A job gives its thread back after this much, so that an endless body does
@@ -29,9 +30,6 @@ JOB_SECONDS = 0.25
 #: A body of up to so many bytes is ended by the very job that takes its last one:
 #: to hand over to a greenlet and back would take a good part of its time.
 ENDED_AT_ONCE_BYTES = 16 * 1024 * 1024
-
-#: How long a job waits for a fast client's next bytes before it gives the thread back.
-LINGER_MILLISECONDS = 2
 
 #: Greenlets that write to other servers at a time, each with a buffer in its hands:
 #: without a bound a thousand clients of a slow server would hold a thousand.
@@ -193,10 +191,9 @@ def _drain(
 ) -> _Moved:
     """Move what is there, for one job's worth; end a body that has come whole."""
     started_at, moved = time.monotonic(), 0
-    is_long = body.length is None or body.length > BUFFER_BYTES
-    with Mover(sink.write, None if hasher is None else hasher.update, is_long=is_long) as mover:
+    with _mover(body, sink, hasher) as mover:
         while moved < JOB_BYTES and time.monotonic() - started_at < JOB_SECONDS:
-            filled = _fill(body, mover.buffer)
+            filled = mover.fill(body)
             if not filled:
                 break
             # The process may have been frozen since the last look, for so long
@@ -207,11 +204,20 @@ def _drain(
             wanted = min(filled, room - moved)
             moved += filled
             mover.move(wanted)
-            if filled < BUFFER_BYTES or wanted < filled:
+            if wanted < filled or mover.is_pause(filled):
                 break
     if at_end is not None and body.ended and moved <= room:
         at_end(moved)
     return moved, None
+
+
+def _mover(body: Body, sink: Sink, hasher: Hasher | None) -> Mover | PipeMover:
+    if hasher is None and body.splices and isinstance(sink, PipeSink) and sink.splices:
+        pipe = pipes.take()
+        if pipe is not None:
+            return PipeMover(pipe, sink)
+    is_long = body.length is None or body.length > BUFFER_BYTES
+    return Mover(sink.write, None if hasher is None else hasher.update, is_long=is_long)
 
 
 def _drain_then_write(
@@ -233,19 +239,7 @@ def _drain_then_write(
 
 
 def _fill_and_hash(body: Body, buffer: memoryview, hasher: Hasher | None) -> int:
-    filled = _fill(body, buffer)
+    filled = fill(body, buffer)
     if hasher is not None and filled:
         hasher.update(buffer[:filled])
-    return filled
-
-
-def _fill(body: Body, buffer: memoryview) -> int:
-    """Fill ``buffer`` until it is full, the body pauses, ends or is cut; return the bytes."""
-    filled = 0
-    while filled < len(buffer) and not body.ended:
-        count = body.take(buffer[filled:])
-        if count:
-            filled += count
-        elif body.cut or not body.more_within(LINGER_MILLISECONDS):
-            break
     return filled

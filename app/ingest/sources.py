@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -21,6 +22,9 @@ LOW_WATER_BYTES = 256 * 1024
 
 #: Of libev and libuv: watch for bytes to read.
 _READABLE = 1
+
+#: Linux, and Python built for it.
+_splice = getattr(os, "splice", None)
 
 # The native thread must not meet gevent's poll, which needs the hub.
 _poll = monkey.get_original("select", "poll")
@@ -40,6 +44,7 @@ class SocketBody(Body):
         if len(ahead) > length:  # a pipelined request follows the body
             unreader.unread(ahead[length:])
         self._ahead = memoryview(ahead[:length])
+        self.splices = _splice is not None and length >= LOW_WATER_BYTES
         self._low_water = 1
         self._slow = False
         self._readable = gevent.get_hub().loop.io(self._fd, _READABLE)
@@ -72,20 +77,37 @@ class SocketBody(Body):
 
     def take(self, buffer: memoryview) -> int:
         wanted = min(len(buffer), self._remaining)
-        if self._ahead:
-            count = min(wanted, len(self._ahead))
-            buffer[:count] = self._ahead[:count]
-            self._ahead = self._ahead[count:]
-        else:
-            try:
-                count = os.readv(self._fd, [buffer[:wanted]])
-            except BlockingIOError:
-                return 0
-            except OSError:  # reset by the peer
-                count = 0
-            if count == 0:
-                self.cut = True
-                return 0
+        if not self._ahead:
+            return self._taken(lambda: os.readv(self._fd, [buffer[:wanted]]))
+        count = min(wanted, len(self._ahead))
+        buffer[:count] = self._ahead[:count]
+        return self._count(self._from_ahead(count))
+
+    def splice(self, pipe: int, count: int) -> int:
+        assert _splice is not None
+        wanted = min(count, self._remaining)
+        if not self._ahead:
+            return self._taken(lambda: _splice(self._fd, pipe, wanted, flags=os.SPLICE_F_NONBLOCK))
+        return self._count(self._from_ahead(os.write(pipe, self._ahead[:wanted])))
+
+    def _taken(self, take: Callable[[], int]) -> int:
+        """Take bytes from the socket; return how many."""
+        try:
+            count = take()
+        except BlockingIOError:
+            return 0
+        except OSError:  # reset by the peer
+            count = 0
+        if count == 0:
+            self.cut = True
+            return 0
+        return self._count(count)
+
+    def _from_ahead(self, count: int) -> int:
+        self._ahead = self._ahead[count:]
+        return count
+
+    def _count(self, count: int) -> int:
         self.received += count
         self._last_byte_at = time.monotonic()
         return count

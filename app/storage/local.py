@@ -29,9 +29,9 @@ from app.storage.base import (
     StagedObject,
     Storage,
 )
+from app.storage.local_copies import copy_range
 from app.storage.local_files import (
     LocalWriter,
-    copy_range,
     probe,
     size_file,
     staged_files,

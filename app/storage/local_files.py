@@ -28,14 +28,11 @@ _MAX_EARLY_BYTES = 8 * 1024 * 1024
 #: each costs it a wait of milliseconds; smaller ones are at hand (docs/performance.md).
 _PIECE_BYTES = 128 * 1024
 
-#: Copied between two looks at whether to go on, and at a time through memory.
-_COPY_BYTES = 64 * 1024 * 1024
-_MEMORY_BYTES = 1024 * 1024
+#: How kernels and file systems say that they cannot move bytes by themselves.
+_NOT_IN_KERNEL = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 
-#: How kernels and file systems say that they cannot copy by themselves.
-_NO_COPY_FILE_RANGE = frozenset(
-    {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
-)
+#: splice(2), as Linux has it, and Pythons that were built for it.
+_splice: Callable[..., int] | None = getattr(os, "splice", None)
 
 #: Found room for at a time, before it is written: a third faster than to have each
 #: write find its own (docs/performance.md), and little enough to be kept by every
@@ -105,6 +102,7 @@ class LocalWriter(PartWriter):
         "_offset",
         "_unwritten",
         "_write_early",
+        "splices",
     )
 
     def __init__(
@@ -117,21 +115,48 @@ class LocalWriter(PartWriter):
         self._allocated = offset
         self._unwritten = offset
         self._write_early = write_early
+        self.splices = _splice is not None
         share = 0 if length is None else length // _EARLY_SHARE
         self._early_bytes = min(max(share, _MIN_EARLY_BYTES), _MAX_EARLY_BYTES)
 
     def write(self, buffer: memoryview) -> None:
         """See PartWriter."""
+        self._write(
+            lambda done, count: os.pwrite(
+                self._descriptor, buffer[done : done + count], self._offset
+            ),
+            len(buffer),
+        )
+
+    def write_from(self, pipe: int, count: int) -> None:
+        """Store ``count`` bytes that wait in a pipe (its reading end); else as ``write``."""
+        self._write(lambda _done, count: self._from_pipe(pipe, count), count)
+
+    def _from_pipe(self, pipe: int, count: int) -> int:
+        if self.splices:
+            try:
+                assert _splice is not None
+                return _splice(pipe, self._descriptor, count, offset_dst=self._offset)
+            except OSError as error:
+                if error.errno not in _NOT_IN_KERNEL:
+                    raise
+                self.splices = False
+        taken, written = memoryview(os.read(pipe, count)), 0
+        while written < len(taken):
+            written += os.pwrite(self._descriptor, taken[written:], self._offset + written)
+        return written
+
+    def _write(self, write: Callable[[int, int], int], count: int) -> None:
+        """Write ``count`` bytes; ``write`` is given how many are done, and how many more to do."""
         try:
-            written = 0
+            done = 0
             # Short where the disk or a limit ends within a piece: the next call says why.
-            while written < len(buffer):
+            while done < count:
                 if self._allocated <= self._offset < self._end:
                     self._allocate()
-                piece = buffer[written : written + _PIECE_BYTES]
-                count = os.pwrite(self._descriptor, piece, self._offset)
-                self._offset += count
-                written += count
+                written = write(done, min(_PIECE_BYTES, count - done))
+                self._offset += written
+                done += written
             if self._write_early and self._offset - self._unwritten >= self._early_bytes:
                 files.start_writeback(
                     self._descriptor, self._unwritten, self._offset - self._unwritten
@@ -206,46 +231,6 @@ def size_file(folder: int, name: str, length: int, mode: int) -> None:
             raise
         os.fchmod(descriptor, mode)
         files.sync_file(descriptor)
-
-
-def copy_range(source: int, target: int, offset: int, length: int) -> Iterator[int]:
-    """Copy the first ``length`` bytes of a file to ``offset`` of another one.
-
-    Yields how many are there after each step. Linux copies inside the kernel,
-    and shares the blocks where the file system can (copy_file_range(2)).
-    Raises PartsLost where the source is shorter.
-    """
-    copy, done = _COPY, 0
-    while done < length:
-        step = min(_COPY_BYTES, length - done)
-        try:
-            moved = copy(source, target, step, done, offset + done)
-        except OSError as error:
-            if copy is _copy_through_memory or error.errno not in _NO_COPY_FILE_RANGE:
-                raise
-            copy = _copy_through_memory
-            continue
-        if not moved and copy is not _copy_through_memory:
-            copy = _copy_through_memory  # which can tell whether the source is at its end
-            continue
-        if not moved:
-            raise PartsLost()
-        done += moved
-        yield done
-
-
-def _copy_through_memory(source: int, target: int, count: int, at: int, to: int) -> int:
-    buffer = memoryview(os.pread(source, min(count, _MEMORY_BYTES), at))
-    written = 0
-    while written < len(buffer):
-        written += os.pwrite(target, buffer[written:], to + written)
-    return len(buffer)
-
-
-#: macOS and old kernels have none.
-_COPY: Callable[[int, int, int, int, int], int] = getattr(
-    os, "copy_file_range", _copy_through_memory
-)
 
 
 def probe(folder: int) -> None:

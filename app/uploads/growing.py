@@ -30,8 +30,9 @@ from app.errors import (
 )
 from app.ingest.body import Body
 from app.ingest.checkpoints import Checkpoints
+from app.ingest.counted import Counted
 from app.ingest.drain import Drain
-from app.ingest.pump import AtEnd, Ended, Guard, OnTurn, Sink, Transfer, pump
+from app.ingest.pump import AtEnd, Ended, Guard, OnTurn, Transfer, pump
 from app.ingest.threads import sync_pool
 from app.ledger.appends import AppendCommit
 from app.ledger.database import Ledger
@@ -49,18 +50,6 @@ class Verification(Protocol):
 
     def require_match(self, trailers: Mapping[str, str]) -> None:
         """Raise DigestMismatch or MalformedRequest unless all bytes were as promised."""
-
-
-class _Counted:
-    """A sink that knows how much went through, for when a write fails."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self.written = 0
-
-    def write(self, buffer: memoryview) -> None:
-        self._sink.write(buffer)
-        self.written += len(buffer)
 
 
 class _Nowhere:
@@ -140,8 +129,10 @@ class Growth:
             self.verification.require_match(body.trailers)
         return self._follow(self._record(0))
 
-    def _receive(self, staged: StagedObject, body: Body, sink: Sink, at_end: AtEnd) -> Transfer:
-        counted = _Counted(sink)
+    def _receive(
+        self, staged: StagedObject, body: Body, writer: PartWriter, at_end: AtEnd
+    ) -> Transfer:
+        counted = Counted(writer)
         with Checkpoints(lambda written: self._checkpoint(staged, written)) as checkpoints:
             self.lease.wake = body.wake
             try:

@@ -2,68 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-import shutil
-import signal
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import StartServer
-from tests.harness.missing import lacking
 from tests.harness.native import MIB
 from tests.harness.server import Server
 from tests.harness.tus import Tus, TusUpload, finished_file
 from tests.harness.wire import events
+from tests.live.tracing import traced, written
 from tests.live.wire import lease_holder, until
 
 pytestmark = pytest.mark.live
 
 Content = Callable[[int], bytes]
-
-#: By which bytes can get into a file (those of its ledger and log, too).
-_WRITING = "copy_file_range,write,writev,pwrite64,pwritev,pwritev2,sendfile,splice"
-
-
-@contextlib.contextmanager
-def traced(server: Server, log: Path, *options: str) -> Iterator[None]:
-    """Have what a server's only worker writes noted by strace, for each thread in a file whose
-    name begins as ``log``: in one file the calls of several would be cut in pieces."""
-    if not shutil.which("strace"):
-        lacking("strace is not installed (Debian: apt-get install strace)")
-    (worker,) = server.worker_pids()
-    command = ["strace", "-ff", "-y", "-qq", "-o", str(log), "-e", f"trace={_WRITING}", *options]
-    tracer = subprocess.Popen([*command, "-p", str(worker)], stderr=subprocess.PIPE, text=True)
-    try:
-        until(lambda: tracer.poll() is not None or is_traced(worker), what="strace is attached")
-        if tracer.poll() is not None:
-            assert tracer.stderr is not None
-            # No installation helps against that.
-            pytest.skip(f"processes may not be traced here: {tracer.stderr.read()}")
-        yield
-    finally:
-        if tracer.poll() is None:
-            tracer.send_signal(signal.SIGINT)  # it lets go of the worker
-        tracer.communicate(timeout=30)
-
-
-def is_traced(worker: int) -> bool:
-    """Tell whether every thread of a process is being traced."""
-    for path in Path(f"/proc/{worker}/task").glob("*/status"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
-            if re.search(r"^TracerPid:\t0$", path.read_text(), re.MULTILINE):
-                return False
-    return True
-
-
-def written(log: Path, upload: TusUpload) -> list[tuple[str, int]]:
-    """Return the calls that wrote to an upload's staged file, and how many bytes each."""
-    call = re.compile(rf"^(\w+)\(.*{upload.id}\.partial>.* = (\d+)$", re.MULTILINE)
-    noted = "".join(path.read_text() for path in log.parent.glob(f"{log.name}.*"))
-    return [(found[1], int(found[2])) for found in call.finditer(noted)]
 
 
 def concatenate(tus: Tus, *partials: TusUpload) -> TusUpload:
@@ -84,7 +38,7 @@ def test_the_kernel_joins_and_no_byte_goes_through_the_server(
         upload = concatenate(tus, *partials)
         path = until(lambda: finished_file(server, upload), what="the file is stored")
     assert path.read_bytes() == b"".join(pieces)
-    names, counts = zip(*written(log, upload), strict=True)
+    names, counts = zip(*written(log, upload.id), strict=True)
     assert set(names) == {"copy_file_range"}
     assert sum(counts) == sum(map(len, pieces))
 

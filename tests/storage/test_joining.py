@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from app.errors import LeaseLost, PartsLost, StorageFull, WrongRoot
-from app.storage import local_files
+from app.storage import local_copies
 from app.storage.base import Storage
 
 # The direct way into a bucket has nothing to join: its parts cannot be read back.
@@ -167,7 +167,7 @@ def test_bytes_go_through_memory_where_the_kernel_does_not_copy(
             return 0
         raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr(local_files, "_COPY", refusing)
+    monkeypatch.setattr(local_copies, "_COPY", refusing)
     first, second = contents(3 * 1024 * 1024 + 1, 2000)
     one, two = local.filled(first), local.filled(second)
     target = local.staged(len(first) + len(second))
@@ -181,7 +181,7 @@ def test_a_full_disk_is_no_reason_to_try_it_through_memory(local, monkeypatch):
     def full(source, target, count, at, to):
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(local_files, "_COPY", full)
+    monkeypatch.setattr(local_copies, "_COPY", full)
     source, target = local.filled(b"one"), local.staged(3)
     with pytest.raises(StorageFull):
         local.storage.join(target, [source], lambda done, total: None)

@@ -14,6 +14,7 @@ from app.ingest import companions as companions_module
 from app.ingest import moving
 from app.ingest.companions import Companion, Companions
 from app.ingest.moving import BUFFER_BYTES, Mover
+from tests.harness.bodies import PieceBody
 
 #: Longer than anything here takes.
 PATIENCE_SECONDS = 30.0
@@ -48,7 +49,7 @@ class Meeting:
 
 def put(mover: Mover, data: bytes) -> None:
     """Move ``data`` as a job does."""
-    mover.buffer[: len(data)] = data
+    assert mover.fill(PieceBody([data])) == len(data)
     mover.move(len(data))
 
 
