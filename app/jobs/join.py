@@ -50,12 +50,13 @@ class Joiner:
         partials = [
             partial
             for partial in self._ledger.concatenations.sources(upload.id)
-            if partial is not None and can_be_joined(partial) and partial.is_full
+            if can_be_joined(partial) and partial.is_full
         ]
         if sum(partial.offset for partial in partials) != upload.length:
             raise StorageFault(_PARTIAL_LOST)
         staged = self._staged(staged, lease)
-        sources = [staged_object(partial) for partial in partials]
+        # One without bytes may have stayed on another root.
+        sources = [staged_object(partial) for partial in partials if partial.offset]
 
         def moved(moved_bytes: int, of_bytes: int) -> None:
             progress.moved(moved_bytes, of_bytes)
@@ -94,7 +95,7 @@ class Joiner:
         Returns whether there was one.
         """
         lost = False
-        for partial in partials:
+        for partial in (partial for partial in partials if partial.offset):
             size_bytes = job_pool.run(lambda: self._size_bytes(partial.staging_key))  # noqa: B023
             if size_bytes is None or size_bytes < partial.offset:
                 self._ledger.parts.forget_all(partial)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from app.domain.states import State
-from app.errors import UploadNotFound
+from app.errors import UploadNotFound, WrongRoot
 from app.ledger.finals import (
     can_be_joined,
+    common_root_id,
     find_all,
     partials_of,
     prolong_partials_of,
@@ -38,14 +39,18 @@ class ConcatenationLedger:
 
         Nothing of it is staged: finalizing does that. So there is no moment at
         which a crash could leave it half made. What it waits for lives as long
-        as it does. Raises UploadNotFound where a
-        partial one has ended meanwhile, and StorageFull, see ``UploadLedger.create``.
+        as it does. Raises UploadNotFound where a partial one has ended meanwhile,
+        WrongRoot where one has moved, and StorageFull, see ``UploadLedger.create``.
         """
 
         def work(connection: Connection) -> UploadRecord:
             # Locked, so that a commit that fills one either is seen by us or sees us.
-            if not all(map(can_be_joined, find_all(connection, partial_ids, locked=True))):
+            found = find_all(connection, partial_ids, locked=True)
+            partials = [partial for partial in found if can_be_joined(partial)]
+            if len(partials) < len(found):
                 raise UploadNotFound
+            if common_root_id(partials) != new.root_id:
+                raise WrongRoot
             insert_upload(connection, new, room_bytes)
             connection.execute(
                 concatenations.insert(),

@@ -13,11 +13,13 @@ without all of its partial ones, and clients fill them one after the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from sqlalchemy import BigInteger, Connection, Exists, bindparam, exists, select, update
 from sqlalchemy.orm import aliased
 
 from app.domain.states import State, check
+from app.errors import WrongRoot
 from app.ledger.models import concatenations, uploads
 from app.ledger.outbox import EventKind, append_event_once
 from app.ledger.records import PARTIAL, UploadRecord
@@ -90,6 +92,28 @@ def start_finals_of(connection: Connection, partial_id: str, now_ms: int) -> Non
         start_finals(connection, final_ids, now_ms)
 
 
+class MustStay(Exception):
+    """A partial upload is to be joined with others that have bytes on another root."""
+
+
+def move_finals_of(connection: Connection, partial: UploadRecord) -> None:
+    """Have final uploads that wait for a partial one follow it to the root it has moved to.
+
+    Raises MustStay where others that they wait for have bytes elsewhere.
+    """
+    waiting = select(uploads.c.id).where(
+        uploads.c.id.in_(_FINALS_OF),
+        uploads.c.state == State.OPEN,
+        uploads.c.root_id != partial.root_id,
+    )
+    locked = waiting.order_by(uploads.c.id).with_for_update()
+    for final_id in connection.execute(locked, {"partial_id": partial.id}).scalars().all():
+        if any(other.offset for other in partials_of(connection, final_id) if other):
+            raise MustStay
+        here = update(uploads).values(root_id=partial.root_id)
+        connection.execute(here.where(uploads.c.id == final_id))
+
+
 def prolong_finals_of(connection: Connection, partial_id: str, expires_at_ms: int) -> None:
     """Let waiting final uploads live as long as a partial one that is being filled, and with
     them the others that they wait for."""
@@ -138,7 +162,19 @@ def start_finals(connection: Connection, final_ids: Sequence[str], now_ms: int) 
                 append_event_once(connection, final_id, EventKind.COMPLETED, now_ms)
 
 
-def can_be_joined(partial: UploadRecord | None) -> bool:
+def common_root_id(partials: Sequence[UploadRecord]) -> str:
+    """Return the root on which the bytes of partial uploads are; those without any may move.
+
+    Raises WrongRoot where they are on several.
+    """
+    with_bytes = {partial.root_id for partial in partials if partial.offset}
+    root_ids = with_bytes or {partial.root_id for partial in partials}
+    if len(root_ids) > 1:
+        raise WrongRoot
+    return root_ids.pop()
+
+
+def can_be_joined(partial: UploadRecord | None) -> TypeGuard[UploadRecord]:
     """Tell whether a partial upload is there to be joined, full or not yet."""
     return partial is not None and partial.state is State.OPEN and partial.concat == PARTIAL
 

@@ -16,12 +16,12 @@ from app.errors import (
     UploadNotOpen,
 )
 from app.ledger.editions import Editions
-from app.ledger.finals import start_finals_of
+from app.ledger.finals import MustStay, move_finals_of, start_finals_of
 from app.ledger.leases import CREATE, Lease, Leases
 from app.ledger.models import leases as lease_rows
 from app.ledger.models import uploads
 from app.ledger.outbox import EventKind, append_event, append_event_once
-from app.ledger.records import PARTIAL, NewUpload, UploadRecord
+from app.ledger.records import FINAL, PARTIAL, NewUpload, UploadRecord
 from app.ledger.room import require_room
 from app.ledger.transactions import Transactions
 
@@ -119,10 +119,10 @@ class UploadLedger:
     ) -> UploadRecord | None:
         """Move an open upload to another root, where nothing is staged yet.
 
-        None where bytes of it are recorded, or anybody but the holder of
-        ``lease`` may be writing. Whoever comes to write at the same moment is
-        told apart by ``Lease.root_id``. ``room_bytes`` as in ``create``. Raises
-        StorageFull.
+        None where bytes of it are recorded, where it is made of others or to be joined
+        with some that have to stay, or anybody but the holder of ``lease`` may be
+        writing. Whoever comes to write at the same moment is told apart by
+        ``Lease.root_id``. ``room_bytes`` as in ``create``. Raises StorageFull.
         """
         others = lease_rows.c.generation != (0 if lease is None else lease.generation)
         writing = exists().where(
@@ -140,15 +140,23 @@ class UploadLedger:
                     uploads.c.root_id == upload.root_id,
                     uploads.c.received == 0,
                     uploads.c.offset == 0,
-                    uploads.c.concat.is_(None),  # those are to lie beside each other
+                    uploads.c.concat.is_distinct_from(FINAL),
                     ~writing,
                 )
                 .values(root_id=root_id, staging_key=None)
                 .returning(*uploads.c)
             ).first()
-            return None if row is None else UploadRecord.from_row(row)
+            if row is None:
+                return None
+            moved = UploadRecord.from_row(row)
+            if moved.concat == PARTIAL:
+                move_finals_of(connection, moved)
+            return moved
 
-        return self._transactions.write(work)
+        try:
+            return self._transactions.write(work)
+        except MustStay:
+            return None
 
     def queue_finalize(self, upload_id: str, now_ms: int) -> UploadRecord:
         """Move a full upload from open or failed to finalizing, due at once; idempotent after that.

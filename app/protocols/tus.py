@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from email.utils import formatdate
 
 from flask import Blueprint, Flask, Response, g, request
@@ -18,6 +19,7 @@ from app import metrics
 from app.domain.access import Principal
 from app.domain.checksums import ALGORITHMS
 from app.domain.media_types import media_type
+from app.domain.upload_ids import family_named
 from app.errors import (
     LonghaulError,
     MalformedRequest,
@@ -99,7 +101,9 @@ def create() -> ResponseReturnValue:
     brings_bytes = has_body(request.environ)
     if brings_bytes:
         fields.require_content_type(request.content_type)
-    wish = _wish(principal, length, None if concat is None else PARTIAL)
+    wish = _wish(principal, length)
+    if concat is not None:
+        wish = replace(wish, concat=PARTIAL, family=_family(principal))
     first = _append(principal, 0, None)
     receipt = context().appends.create(principal.owner, wish, first, body())
     metrics.uploads_created_total.labels(PROTOCOL).inc()
@@ -116,7 +120,7 @@ def _create_final(principal: Principal, partial_ids: Sequence[str]) -> ResponseR
         raise NotAppendable
     if "Upload-Length" in request.headers or "Upload-Defer-Length" in request.headers:
         raise MalformedRequest("A final upload has the length of its partial ones; tell none")
-    wish = _wish(principal, None, None)
+    wish = _wish(principal, None)
     upload = context().appends.concatenate(PROTOCOL, principal.owner, wish, partial_ids)
     metrics.uploads_created_total.labels(PROTOCOL).inc()
     return _created(upload)
@@ -192,7 +196,7 @@ def _uploader(*, asks_only: bool = False) -> Principal:
         raise
 
 
-def _wish(principal: Principal, length: int | None, concat: str | None) -> Wish:
+def _wish(principal: Principal, length: int | None) -> Wish:
     metadata = fields.parse_metadata(request.headers.get("Upload-Metadata"))
     echoed = {name: value for name in _ECHOED if (value := request.headers.get(name))}
     return Wish(
@@ -202,9 +206,19 @@ def _wish(principal: Principal, length: int | None, concat: str | None) -> Wish:
         content_type=media_type(fields.metadata_text(metadata, "filetype", "type")),
         max_bytes=principal.max_bytes,
         metadata=fields.metadata_json(metadata),
-        concat=concat,
         headers=echoed,
     )
+
+
+def _family(principal: Principal) -> str:
+    """Return the beginning that the ids of all of a client's partial uploads have.
+
+    A client is told apart by its address, as the first proxy gives it. A wrong one
+    harms nobody but the client.
+    """
+    told = request.headers.get("X-Forwarded-For", "").partition(",")[0].strip()
+    secret = context().settings.jwt_secret.get_secret_value()
+    return family_named(secret, principal.owner, told or request.remote_addr or "")
 
 
 def _append(principal: Principal, offset: int, length: int | None) -> Append:

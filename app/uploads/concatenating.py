@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from app.domain.clock import Clock
 from app.domain.states import State
-from app.errors import InvalidField, StorageUnavailable, UploadNotFound, WrongRoot
+from app.domain.upload_ids import family_of
+from app.errors import InvalidField, StorageUnavailable, UploadNotFound
 from app.ledger.database import Ledger
+from app.ledger.finals import common_root_id
 from app.ledger.records import FINAL, PARTIAL, UploadRecord
 from app.storage.base import Capabilities, Storage
 from app.uploads.creating import Creator, Wish
@@ -45,23 +47,24 @@ class Concatenator:
 
         Its length is the sum of theirs. Raises UploadNotFound (a partial one is
         unknown, gone, or somebody else's, whatever ``owner`` may see), InvalidField
-        (it is not a partial one, or its length is not known yet), WrongRoot, and as
-        ``Creator.create``, but for what making a staged object may raise: finalizing
-        does that.
+        (it is not a partial one, or its length is not known yet), WrongRoot where
+        their bytes are on several nodes' disks, and as ``Creator.create``, but for
+        what making a staged object may raise: finalizing does that, on the node that
+        has their bytes.
         """
         partials = [
             self._usable(partial, protocol, owner)
             for partial in self._ledger.concatenations.find(partial_ids)
         ]
         length = sum(partial.length or 0 for partial in partials)
-        new = self._creator.planned(protocol, owner, replace(wish, length=length, concat=FINAL))
-        if {partial.root_id for partial in partials} != {new.root_id}:
-            raise WrongRoot
+        wish = replace(wish, length=length, concat=FINAL, family=family_of(partials[0].id))
+        new = self._creator.planned(protocol, owner, wish)
         if not can_join(self._storage.capabilities_of(new.root_id)):
             raise StorageUnavailable("This storage cannot join uploads")
-        return self._ledger.concatenations.create(
-            new, partial_ids, room_bytes=self._staging.room_bytes(new.root_id)
-        )
+        new = replace(new, root_id=common_root_id(partials))
+        is_here = new.root_id in self._storage.root_ids
+        room_bytes = self._staging.room_bytes(new.root_id) if is_here else None
+        return self._ledger.concatenations.create(new, partial_ids, room_bytes=room_bytes)
 
     def _usable(self, partial: UploadRecord | None, protocol: str, owner: str) -> UploadRecord:
         found = require_visible(partial, protocol, owner, self._clock.now_ms())

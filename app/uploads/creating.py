@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from app.domain.clock import Clock
 from app.domain.names import parse_client_name, target_key
 from app.domain.parts import MAX_PARTS, Geometry
 from app.domain.targets import parse_target
+from app.domain.upload_ids import new_upload_id
 from app.errors import LonghaulError, UploadTooLarge
 from app.ledger.database import Ledger
 from app.ledger.leases import Lease
@@ -36,8 +36,9 @@ class Wish:
     the principal's. ``length`` in bytes, None while it is deferred. ``geometry``
     None: bytes are appended front to back. ``max_bytes`` is the principal's
     own limit beside the server's. ``checksum_sha256`` in hex. ``concat`` and
-    ``headers`` as in ``NewUpload``. ``has_tokens``: it expires when they do, and
-    not that long after its last progress.
+    ``headers`` as in ``NewUpload``. ``family``: ids of uploads that are to lie on one
+    node begin with it. ``has_tokens``: it expires when they do, and not that long
+    after its last progress.
     """
 
     filename: str
@@ -50,6 +51,7 @@ class Wish:
     checksum_sha256: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     concat: str | None = None
+    family: str | None = None
     headers: Mapping[str, str] | None = None
     has_tokens: bool = False
 
@@ -107,7 +109,7 @@ class Creator:
             parse_target(wish.webhook_url, allow_private=self._policy.allow_private_targets)
         geometry, policy = wish.geometry, self._policy
         self.require_allowed(wish.length, wish.max_bytes, geometry)
-        upload_id = str(uuid.uuid4())
+        upload_id = new_upload_id(wish.family)
         now_ms = self._clock.now_ms()
         part_size = None if geometry is None else geometry.part_size
         part_count = None if geometry is None else geometry.part_count

@@ -17,6 +17,7 @@ from tests.harness.nginx import Nginx
 from tests.harness.server import ROOT, Server
 from tests.harness.stores import Disk, Store
 from tests.harness.tables import Postgresql
+from tests.harness.tus import TusUpload
 
 #: How requests find their node: one after the other, or as the configuration we ship has it.
 IN_TURN, BY_UPLOAD = "in turn", "by upload"
@@ -123,7 +124,7 @@ class Cluster:
         claimed = "SELECT owner FROM leases WHERE upload_id = %s AND key LIKE %s"
         return [self._node_of(owner) for (owner,) in self.ask(claimed, upload.id, key)]
 
-    def events(self, upload: Upload) -> list[str]:
+    def events(self, upload: Upload | TusUpload) -> list[str]:
         """Return what has happened to an upload, in order."""
         happened = "SELECT kind FROM events WHERE upload_id = %s ORDER BY id"
         return [kind for (kind,) in self.ask(happened, upload.id)]

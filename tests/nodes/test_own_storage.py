@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.clients.tus_js import TusJsInNode
 from tests.harness.native import MIB, Native
+from tests.harness.server import API_KEY
+from tests.harness.tus import Tus, TusUpload
 from tests.live.wire import until
 from tests.nodes.conftest import StartCluster
 
@@ -75,6 +80,60 @@ def test_behind_nginx_an_upload_stays_with_one_node_through_all_its_requests(
     seen = [cluster.requests_seen(node, "/part/") for node in (0, 1)]
     assert sum(seen) == 18
     assert all(count % 3 == 0 for count in seen), "no upload was torn apart"
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_behind_nginx_uploads_that_are_sent_beside_each_other_are_joined(
+    start_cluster: StartCluster, content: Content, waits: bool
+) -> None:
+    """All of a client's lie on one node, whichever has created them. ``waits``: the final
+    upload is created before any of its partial ones has a byte."""
+    cluster = start_cluster(shared_storage=False, balancing="by upload")
+    pieces = [content(300_000), content(1), content(MIB)]
+    for number in range(8):
+        tus = Tus(cluster.balancer)
+        # As a proxy before this one would tell: each client on a node of its own.
+        tus.usual["X-Forwarded-For"] = f"192.0.2.{number}"
+        partials = [tus.create(len(piece), Upload_Concat="partial") for piece in pieces]
+        assert len({partial.id[:8] for partial in partials}) == 1
+        final = _joined(tus, partials) if waits else None
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(tus.patch, partials, [0, 0, 0], pieces))
+        final = final or _joined(tus, partials)
+        assert final.id[:8] == partials[0].id[:8]
+        until(lambda final=final: "finalized" in cluster.events(final), what="it is finalized")
+        assert tus.request("GET", final).content == b"".join(pieces)
+        assert tus.delete(final).status_code == 204
+    seen = [cluster.requests_seen(node, '"PATCH"') for node in (0, 1)]
+    assert sum(seen) == 24
+    assert all(count % 3 == 0 for count in seen), "no file was torn apart"
+
+
+def _joined(tus: Tus, partials: list[TusUpload]) -> TusUpload:
+    urls = " ".join(partial.url for partial in partials)
+    answer = tus.create_raw({"Upload-Concat": f"final;{urls}"})
+    assert answer.status_code == 201, answer.text
+    return TusUpload(answer.headers["Location"])
+
+
+def test_tus_js_client_sends_a_file_in_several_uploads_through_nginx(
+    start_cluster: StartCluster, content: Content, tmp_path: Path
+) -> None:
+    cluster = start_cluster(shared_storage=False, balancing="by upload")
+    data = content(3 * MIB + 1)
+    (tmp_path / "movie.mp4").write_bytes(data)
+    for number in range(4):
+        headers = {"X-API-Key": API_KEY, "X-Forwarded-For": f"198.51.100.{number}"}
+        with closing(TusJsInNode(headers, tmp_path)) as client:
+            url = client.upload(
+                f"{cluster.balancer.url}/files",
+                tmp_path / "movie.mp4",
+                parallelUploads=4,
+                chunkSize=300_000,
+            )
+        final = TusUpload(url)
+        until(lambda final=final: "finalized" in cluster.events(final), what="it is finalized")
+        assert Tus(cluster.balancer).request("GET", final).content == data
 
 
 def test_a_node_sweeps_only_what_is_on_its_own_disk(

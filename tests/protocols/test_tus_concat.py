@@ -53,6 +53,25 @@ def test_a_partial_upload_says_what_it_is(tus: Tus) -> None:
         assert head.headers["Upload-Offset"] == str(offset + len(sent))
 
 
+def test_ids_of_what_a_client_will_have_joined_begin_alike(tus: Tus) -> None:
+    """By that a load balancer sends them to one node, and the file that is made of them."""
+    clients = [{}, {"X-Forwarded-For": "192.0.2.1, 10.0.0.1"}, {"X-Forwarded-For": "192.0.2.2"}]
+    begins = []
+    for told in clients:
+        headers = {"Upload-Concat": "partial", "Upload-Length": 0, **told}
+        partials = [
+            TusUpload(tus.create_raw(headers).headers["Location"]),
+            TusUpload(tus.create_raw(headers).headers["Location"]),
+        ]
+        ids = [upload.id for upload in (*partials, final(tus, *partials))]
+        assert len(set(ids)) == 3
+        begins.append({upload_id[:8] for upload_id in ids})
+    assert [len(begin) for begin in begins] == [1, 1, 1]
+    assert len(set.union(*begins)) == 3
+    plain = [tus.create(0).id[:8] for _ in range(3)]
+    assert len(set(plain)) == 3
+
+
 @pytest.mark.parametrize("length", [0, 5])
 def test_a_full_partial_upload_is_not_processed(server: Server, tus: Tus, length: int) -> None:
     upload = tus.partial(b"bytes"[:length])

@@ -213,6 +213,15 @@ def test_one_that_ends_while_it_is_looked_at_is_noticed_in_the_transaction(rig: 
     assert rig.ledger.uploads.get(new.id) is None
 
 
+def test_one_that_moves_while_it_is_looked_at_is_noticed_in_the_transaction(rig: Rig) -> None:
+    empty = rig.partial(FIRST, sent=0)
+    new = rig.service.creator.planned("tus", "alice", Wish("x", len(FIRST), concat="final"))
+    Rig(rig.ledger, MemoryStorage(), rig.clock).append(empty, FIRST)
+    with pytest.raises(WrongRoot):
+        rig.ledger.concatenations.create(new, [empty.id], room_bytes=None)
+    assert rig.ledger.uploads.get(new.id) is None
+
+
 def test_there_must_be_room_for_the_whole_file(rig: Rig, database: Database) -> None:
     full = rig.partial(FIRST)
     new = rig.service.creator.planned("tus", "alice", Wish("x", len(FIRST), concat="final"))
@@ -231,11 +240,76 @@ def test_a_sum_that_no_file_can_have_is_refused(ledger: Ledger, clock: FakeClock
     assert rig.concatenate(made_of(huge)).length == 2**62
 
 
-def test_partials_of_another_root_are_another_node_s_business(rig: Rig) -> None:
+# Several nodes with disks of their own
+
+
+@pytest.fixture
+def elsewhere(rig: Rig) -> Rig:
+    """Another node, with a disk of its own."""
+    return Rig(rig.ledger, MemoryStorage(), rig.clock)
+
+
+def test_whoever_is_asked_the_node_that_has_the_bytes_joins_them(rig: Rig, elsewhere: Rig) -> None:
     full = rig.partial(FIRST)
-    elsewhere = Rig(rig.ledger, MemoryStorage(), rig.clock)
+    final = elsewhere.concatenate([full.id])
+    assert (final.state, final.root_id) == (State.FINALIZING, full.root_id)
+    assert not elsewhere.finalize()
+    assert rig.finalize()
+    assert_made(rig, final, FIRST)
+
+
+def test_what_lies_on_several_disks_cannot_be_joined(rig: Rig, elsewhere: Rig) -> None:
+    here, there = rig.partial(FIRST), elsewhere.partial(SECOND, sent=1)
+    for node in (rig, elsewhere):
+        with pytest.raises(WrongRoot):
+            node.concatenate(made_of(here, there))
+
+
+def test_a_partial_without_bytes_moves_to_the_node_that_gets_its_first_ones(
+    rig: Rig, elsewhere: Rig
+) -> None:
+    first, second = rig.partial(FIRST, sent=0), elsewhere.partial(SECOND, sent=1)
+    moved = elsewhere.append(first, FIRST)
+    assert moved.root_id == second.root_id
     with pytest.raises(WrongRoot):
-        elsewhere.concatenate([full.id])
+        rig.append(second, SECOND[1:])
+    elsewhere.append(second, SECOND[1:])
+    final = rig.concatenate(made_of(first, second, first))
+    assert elsewhere.finalize()
+    assert_made(elsewhere, final)
+
+
+def test_what_waits_for_partials_without_bytes_moves_with_them(rig: Rig, elsewhere: Rig) -> None:
+    first, second = rig.partial(FIRST, sent=0), rig.partial(SECOND, sent=0)
+    finals = [rig.concatenate(made_of(first, second, first)), rig.concatenate(made_of(second))]
+    elsewhere.append(first, FIRST)
+    roots = [rig.record(final.id).root_id for final in finals]
+    assert roots == [elsewhere.storage.root_id, rig.storage.root_id]
+    elsewhere.append(second, SECOND)
+    while elsewhere.finalize():
+        pass
+    assert_made(elsewhere, finals[0])
+    assert_made(elsewhere, finals[1], SECOND)
+
+
+def test_a_partial_does_not_leave_the_disk_of_those_that_it_will_be_joined_with(
+    rig: Rig, elsewhere: Rig
+) -> None:
+    begun, empty = rig.partial(FIRST, sent=1), rig.partial(SECOND, sent=0)
+    final = elsewhere.concatenate(made_of(begun, empty, begun))
+    with pytest.raises(WrongRoot):
+        elsewhere.append(empty, SECOND)
+    assert rig.record(empty.id).root_id == rig.record(final.id).root_id == begun.root_id
+    rig.append(empty, SECOND)
+    rig.append(begun, FIRST[1:])
+    assert rig.finalize()
+    assert_made(rig, final)
+
+
+def test_a_partial_of_no_length_may_lie_anywhere(rig: Rig, elsewhere: Rig) -> None:
+    final = rig.concatenate(made_of(elsewhere.partial(b""), rig.partial(FIRST)))
+    assert rig.finalize()
+    assert_made(rig, final, FIRST)
 
 
 # Partial uploads that are lost
