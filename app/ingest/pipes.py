@@ -89,9 +89,9 @@ class PipeMover:
 
         One call takes all there is. A pipe may be full of few bytes, of many small packets.
         """
-        while not body.ended and not self._filled:
+        while not body.ended and not body.cut and body.splices:
             self._filled = body.splice(self._pipe.writer, self._pipe.size_bytes)
-            if not self._filled and (body.cut or not body.more_within(LINGER_MILLISECONDS)):
+            if self._filled or not body.more_within(LINGER_MILLISECONDS):
                 break
         return self._filled
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -23,8 +24,11 @@ LOW_WATER_BYTES = 256 * 1024
 #: Of libev and libuv: watch for bytes to read.
 _READABLE = 1
 
-#: Linux, and Python built for it.
-_splice = getattr(os, "splice", None)
+#: Linux, and Pythons that were built for it.
+_splice: Callable[..., int] | None = getattr(os, "splice", None)
+
+#: How systems say that they cannot splice, though their Python thinks so: sandboxes, mostly.
+_NO_SPLICE = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 
 # The native thread must not meet gevent's poll, which needs the hub.
 _poll = monkey.get_original("select", "poll")
@@ -84,11 +88,20 @@ class SocketBody(Body):
         return self._count(self._from_ahead(count))
 
     def splice(self, pipe: int, count: int) -> int:
-        assert _splice is not None
         wanted = min(count, self._remaining)
-        if not self._ahead:
-            return self._taken(lambda: _splice(self._fd, pipe, wanted, flags=os.SPLICE_F_NONBLOCK))
-        return self._count(self._from_ahead(os.write(pipe, self._ahead[:wanted])))
+        if self._ahead:
+            return self._count(self._from_ahead(os.write(pipe, self._ahead[:wanted])))
+        return self._taken(lambda: self._splice(pipe, wanted))
+
+    def _splice(self, pipe: int, count: int) -> int:
+        assert _splice is not None
+        try:
+            return _splice(self._fd, pipe, count, flags=os.SPLICE_F_NONBLOCK)
+        except OSError as error:
+            if error.errno not in _NO_SPLICE:
+                raise
+            self.splices = False
+            raise BlockingIOError from error  # nothing comes this way
 
     def _taken(self, take: Callable[[], int]) -> int:
         """Take bytes from the socket; return how many."""

@@ -66,6 +66,27 @@ def test_a_verified_append_is_hashed_from_memory(
     assert_stored(server, upload, data)
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    ["error=ENOSYS", "error=EPERM", "error=EINVAL:when=2+", "error=ENOSYS:when=3+"],
+    ids=["from the socket", "from the socket, forbidden", "into the file", "later"],
+)
+def test_where_the_system_refuses_bytes_come_into_memory_and_none_is_lost(
+    start_server: StartServer, tmp_path: Path, content: Content, refusal: str
+) -> None:
+    server = start_server(WORKERS=1)
+    tus, data = Tus(server), content(3 * MIB)
+    upload = tus.create(len(data))
+    with traced(server, tmp_path / "strace.log", "-e", f"inject=splice:{refusal}"):
+        tus.patch(upload, 0, data[: 2 * MIB])
+        tus.patch(upload, 2 * MIB, data[2 * MIB :])
+    noted = "".join(path.read_text() for path in tmp_path.glob("strace.log.*"))
+    assert "(INJECTED)" in noted
+    names = [name for name, _ in written(tmp_path / "strace.log", upload.id)]
+    assert "pwrite64" in names
+    assert_stored(server, upload, data)
+
+
 @pytest.mark.parametrize("step", [1000, 4321, 70_000])
 def test_a_body_in_many_small_segments_arrives_whole(
     server: Server, content: Content, step: int

@@ -142,6 +142,21 @@ def test_a_sink_that_cannot_take_it_from_a_pipe_is_not_asked_to(counted: bool) -
     assert target.calls == ["write"]
 
 
+def test_what_cannot_be_spliced_from_its_socket_comes_into_memory() -> None:
+    class Refused(SplicingBody):
+        """As a socket's body in a sandbox that forbids splice(2)."""
+
+        def splice(self, pipe: int, count: int) -> int:
+            self.splices = False
+            return 0
+
+    target = Target()
+    body = Refused([b"abc", b"de"])
+    assert pump(body, target, limit_bytes=5, idle_timeout_seconds=30) == Transfer(5, Ended.WHOLE)
+    assert target.data == b"abcde"
+    assert set(target.calls) == {"write"}
+
+
 def test_where_the_system_has_no_more_pipes_bytes_come_into_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
