@@ -49,10 +49,9 @@ class Body(ABC):
         """
 
     def splice(self, pipe: int, count: int) -> int:
-        """Move up to ``count`` bytes that are here already into a pipe; as ``take``.
+        """Move up to ``count`` bytes that are here already into an empty pipe; as ``take``.
 
-        Also 0 where the pipe is full, or the system cannot do that: then ``splices``
-        is no longer set.
+        Also 0 where the system cannot do that: then ``splices`` is no longer set.
         """
         raise NotImplementedError
 

@@ -17,8 +17,13 @@ from typing import Protocol, runtime_checkable
 
 from app.ingest.body import LINGER_MILLISECONDS, Body
 
-#: What a pipe takes: as much as Linux allows everybody.
+#: What a pipe takes: as much as Linux allows everybody. With a quarter of it a body took
+#: half as long again (docs/performance.md).
 PIPE_BYTES = 1024 * 1024
+
+#: Pipes of a process. A user may have 64 of this size, in all processes (pipe(7)); behind
+#: that, pipes of the user's other programs become small.
+MOST_PIPES = 4
 
 
 @runtime_checkable
@@ -54,26 +59,34 @@ class Pipe:
 
 
 class Pipes:
-    """Reused pipes, as many as jobs run at once. Single operations of lists need no lock."""
+    """Reused pipes for the first ``limit`` jobs that run at once, none for the others.
 
-    def __init__(self) -> None:
-        self._free: list[Pipe] = []
+    Single operations of lists need no lock: jobs run in many threads.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._places: list[Pipe | None] = [None] * limit  # those nobody uses now
 
     def take(self) -> Pipe | None:
-        """Return an empty pipe that nobody else uses, None if the system has no more."""
-        with contextlib.suppress(IndexError):
-            return self._free.pop()
+        """Return an empty pipe that nobody else uses, None if there is none to be had."""
         try:
-            return Pipe()
-        except OSError:
+            pipe = self._places.pop()
+        except IndexError:
             return None
+        if pipe is not None:
+            return pipe
+        with contextlib.suppress(OSError):
+            return Pipe()
+        return None  # nor is its place given back: the system has no more for this process
 
-    def give_back(self, pipe: Pipe) -> None:
-        """Let others use a pipe that is empty."""
-        self._free.append(pipe)
+    def give_back(self, pipe: Pipe, *, is_empty: bool) -> None:
+        """Let others use a pipe; one that is not empty is closed, and they get another."""
+        if not is_empty:
+            pipe.close()
+        self._places.append(pipe if is_empty else None)
 
 
-pipes = Pipes()
+pipes = Pipes(MOST_PIPES)
 
 
 class PipeMover:
@@ -87,13 +100,19 @@ class PipeMover:
     def fill(self, body: Body) -> int:
         """Take what is here, up to what the pipe holds; return how many bytes.
 
-        One call takes all there is. A pipe may be full of few bytes, of many small packets.
+        A pipe may be full of few bytes, of many small packets.
         """
-        while not body.ended and not body.cut and body.splices:
-            self._filled = body.splice(self._pipe.writer, self._pipe.size_bytes)
-            if self._filled or not body.more_within(LINGER_MILLISECONDS):
-                break
+        if body.ended or not body.splices:
+            return 0
+        self._filled = self._splice(body)
+        if not self._filled and not body.cut and body.more_within(LINGER_MILLISECONDS):
+            self._filled = self._splice(body)
+            # What cannot be spliced though it is here (urgent data) is left to ``take``.
+            body.splices = body.splices and (self._filled > 0 or body.cut)
         return self._filled
+
+    def _splice(self, body: Body) -> int:
+        return body.splice(self._pipe.writer, self._pipe.size_bytes)
 
     def move(self, count: int) -> None:
         """Write the first ``count`` bytes of what ``fill`` took. Raises as writing does."""
@@ -108,7 +127,4 @@ class PipeMover:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._filled:  # the next body must not begin with them
-            self._pipe.close()
-        else:
-            pipes.give_back(self._pipe)
+        pipes.give_back(self._pipe, is_empty=not self._filled)

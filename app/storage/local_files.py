@@ -23,9 +23,10 @@ _EARLY_SHARE = 16
 _MIN_EARLY_BYTES = 1024 * 1024
 _MAX_EARLY_BYTES = 8 * 1024 * 1024
 
-#: Written at a time. Linux takes a block of memory as large as a write fills, up to a
-#: MiB and more. A virtual machine may have handed such blocks back to its host, and
-#: each costs it a wait of milliseconds; smaller ones are at hand (docs/performance.md).
+#: Written at a time, to a multiple of it. Linux takes a block of memory as large as a write
+#: fills, up to a MiB and more, and as its place allows. A virtual machine may have handed
+#: large blocks back to its host, and each costs it a wait of milliseconds; smaller ones are
+#: at hand (docs/performance.md).
 _PIECE_BYTES = 128 * 1024
 
 #: How kernels and file systems say that they cannot move bytes by themselves.
@@ -154,14 +155,15 @@ class LocalWriter(PartWriter):
             while done < count:
                 if self._allocated <= self._offset < self._end:
                     self._allocate()
-                written = write(done, min(_PIECE_BYTES, count - done))
+                to_next_piece = _PIECE_BYTES - self._offset % _PIECE_BYTES
+                written = write(done, min(to_next_piece, count - done))
                 self._offset += written
                 done += written
             if self._write_early and self._offset - self._unwritten >= self._early_bytes:
-                files.start_writeback(
-                    self._descriptor, self._unwritten, self._offset - self._unwritten
-                )
-                self._unwritten = self._offset
+                # Not the piece that is being filled: it would have to be written twice.
+                whole = self._offset - self._offset % _PIECE_BYTES
+                files.start_writeback(self._descriptor, self._unwritten, whole - self._unwritten)
+                self._unwritten = whole
         except OSError as error:
             raise self._failure(error) from named(error, self._key)
 

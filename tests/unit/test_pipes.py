@@ -26,7 +26,7 @@ MIB = 1024 * KIB
 @pytest.fixture(autouse=True)
 def pipes(monkeypatch: pytest.MonkeyPatch) -> Pipes:
     """Pipes of this test alone."""
-    pipes = Pipes()
+    pipes = Pipes(1)
     for module in (pipes_module, pump_module):
         monkeypatch.setattr(module, "pipes", pipes)
     return pipes
@@ -88,8 +88,9 @@ def test_a_body_arrives_whole_through_one_pipe_that_is_used_again(pipes: Pipes) 
         assert move([data], target) == Transfer(len(data), Ended.WHOLE)
         assert target.data == data
         assert set(target.calls) == {"write_from"}
-        used.update(pipe.reader for pipe in pipes._free)
+        used.update(pipes._places)
     assert len(used) == 1
+    assert isinstance(used.pop(), Pipe)
 
 
 def test_a_cut_body_leaves_what_has_come() -> None:
@@ -112,7 +113,7 @@ def test_nothing_of_what_may_not_be_written_gets_into_the_next_body(pipes: Pipes
     answers = iter([None, stop])
     transfer = move([b"secret"], target, guard=lambda _idle: next(answers))
     assert transfer == Transfer(0, Ended.STOPPED, stop)
-    assert pipes._free == []
+    assert pipes._places == [None]
     assert move([b"public"], target) == Transfer(6, Ended.WHOLE)
     assert target.data == b"public"
 
