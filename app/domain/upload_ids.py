@@ -1,18 +1,26 @@
-"""Ids of uploads: random UUIDs, the beginnings of which are alike in a family.
+"""Ids of uploads: random UUIDs. A load balancer may say how one begins.
 
-A load balancer that sends an upload to one node by the beginning of its id sends a
-family to one node, too: uploads that will be joined have to lie beside each other.
+Where nodes have disks of their own, all requests for an upload have to come to one
+node, and what will be joined has to lie on one. So a load balancer sends them by the
+beginnings of ids, and says with a request that creates an upload which one leads to the
+node that it has chosen.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import re
 import uuid
 
-#: So many hexadecimal digits are a family's. The other 90 random bits keep ids unique,
-#: and nobody can guess them.
+#: What ids of one family have in common. The other 90 random bits keep them unique, and
+#: nobody can guess them.
 FAMILY_DIGITS = 8
+
+_FAMILY = re.compile(rf"[0-9a-f]{{{FAMILY_DIGITS}}}")
+
+
+def parse_family(text: str | None) -> str | None:
+    """Return a family as it was told, None if it was not, or is none."""
+    return text if text is not None and _FAMILY.fullmatch(text) else None
 
 
 def new_upload_id(family: str | None = None) -> str:
@@ -24,9 +32,3 @@ def new_upload_id(family: str | None = None) -> str:
 def family_of(upload_id: str) -> str:
     """Return the beginning that an id has in common with others of its family."""
     return upload_id[:FAMILY_DIGITS]
-
-
-def family_named(secret: str, *names: str) -> str:
-    """Return the family for some names, which it does not tell: it goes to clients."""
-    message = "\0".join(names).encode()
-    return hmac.new(secret.encode(), message, hashlib.sha256).hexdigest()[:FAMILY_DIGITS]

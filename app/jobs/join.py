@@ -29,6 +29,11 @@ _PARTIAL_LOST = (
     "send the parts again and make a new one of them"
 )
 
+_PARTIAL_ELSEWHERE = (
+    "The partial uploads that this file is made of lie on the disks of several nodes; "
+    "send the parts again and make a new one of them"
+)
+
 
 class Joiner:
     """Stages uploads that are made of others."""
@@ -54,9 +59,12 @@ class Joiner:
         ]
         if sum(partial.offset for partial in partials) != upload.length:
             raise StorageFault(_PARTIAL_LOST)
-        staged = self._staged(staged, lease)
         # One without bytes may have stayed on another root.
-        sources = [staged_object(partial) for partial in partials if partial.offset]
+        partials = [partial for partial in partials if partial.offset]
+        if any(partial.root_id != upload.root_id for partial in partials):
+            raise StorageFault(_PARTIAL_ELSEWHERE)
+        staged = self._staged(staged, lease)
+        sources = [staged_object(partial) for partial in partials]
 
         def moved(moved_bytes: int, of_bytes: int) -> None:
             progress.moved(moved_bytes, of_bytes)
@@ -95,7 +103,7 @@ class Joiner:
         Returns whether there was one.
         """
         lost = False
-        for partial in (partial for partial in partials if partial.offset):
+        for partial in partials:
             size_bytes = job_pool.run(lambda: self._size_bytes(partial.staging_key))  # noqa: B023
             if size_bytes is None or size_bytes < partial.offset:
                 self._ledger.parts.forget_all(partial)

@@ -15,8 +15,8 @@ from sqlalchemy import BigInteger, Connection, bindparam, select, update
 
 from app.domain.states import GONE, State, check
 from app.errors import LeaseLost, StorageFull, UploadNotFound, UploadNotOpen
+from app.ledger import finals
 from app.ledger.finalizing import FinalizeQueue
-from app.ledger.finals import partials_of, prolong_finals_of, start_finals, start_finals_of
 from app.ledger.leases import APPEND, FINALIZE, Lease, Leases
 from app.ledger.models import uploads
 from app.ledger.outbox import EventKind, append_event, append_event_once
@@ -117,7 +117,7 @@ class AppendLedger:
                 prolonged = update(uploads).values(expires_at_ms=now_ms + ttl_ms)
                 connection.execute(prolonged.where(uploads.c.id == upload_id))
                 if upload.concat == PARTIAL:
-                    prolong_finals_of(connection, upload_id, upload.expires_at_ms)
+                    finals.prolong_finals_of(connection, upload_id, upload.expires_at_ms)
             return upload, generation
 
         upload, generation = self._transactions.write(work, durable=False)
@@ -213,7 +213,7 @@ class AppendLedger:
                     connection, upload.id, finalize_at_most, now_ms
                 )
             if is_full:
-                start_finals_of(connection, upload.id, now_ms)
+                finals.start_finals_of(connection, upload.id, now_ms)
             return None
 
         generation = self._transactions.write(work)
@@ -253,7 +253,7 @@ class AppendLedger:
             if upload.concat != FINAL and not upload.is_full:
                 raise _lacking(upload, upload.offset)
             if upload.concat == FINAL and upload.state is State.OPEN:
-                start_finals(connection, [upload_id], now_ms)
+                finals.start_finals(connection, [upload_id], now_ms)
             else:
                 transition(connection, upload, State.FINALIZING, **_queued(now_ms))
             if upload.state is State.FAILED:
@@ -261,7 +261,7 @@ class AppendLedger:
             queued = find(connection, upload_id)
             assert queued is not None, "it is locked"
             if queued.state is State.OPEN:
-                partials = partials_of(connection, upload_id)
+                partials = finals.partials_of(connection, upload_id)
                 raise _lacking(upload, sum(partial.offset for partial in partials if partial))
             return queued
 
@@ -287,8 +287,8 @@ class AppendLedger:
         if not (_COMPLETE if completes else _ADVANCE).count(connection, values):
             open_upload(connection, upload.id, now_ms)
             raise LeaseLost
-        if upload.concat == PARTIAL and expires_at_ms > upload.expires_at_ms:
-            prolong_finals_of(connection, upload.id, expires_at_ms)
+        if upload.concat == PARTIAL:
+            finals.follow(connection, upload, offset, expires_at_ms)
 
 
 def _queued(now_ms: int) -> dict[str, Any]:

@@ -14,10 +14,12 @@ from app.ledger.finals import (
     find_all,
     partials_of,
     prolong_partials_of,
+    require_bytes_nowhere_else,
     start_finals,
 )
 from app.ledger.models import concatenations
 from app.ledger.records import NewUpload, UploadRecord
+from app.ledger.room import take_turns
 from app.ledger.transactions import Transactions
 from app.ledger.uploads import find, insert_upload
 
@@ -32,6 +34,10 @@ class ConcatenationLedger:
         """Return uploads in the order of their ids as given, None for each that is unknown."""
         return self._transactions.read(lambda connection: find_all(connection, upload_ids))
 
+    def require_here(self, partial: UploadRecord) -> None:
+        """Raise WrongRoot where a partial upload will be joined with bytes on another root."""
+        self._transactions.read(lambda connection: require_bytes_nowhere_else(connection, partial))
+
     def create(
         self, new: NewUpload, partial_ids: Sequence[str], *, room_bytes: int | None
     ) -> UploadRecord:
@@ -44,6 +50,8 @@ class ConcatenationLedger:
         """
 
         def work(connection: Connection) -> UploadRecord:
+            if room_bytes is not None:
+                take_turns(connection)  # before all others, as who moves an upload does
             # Locked, so that a commit that fills one either is seen by us or sees us.
             found = find_all(connection, partial_ids, locked=True)
             partials = [partial for partial in found if can_be_joined(partial)]

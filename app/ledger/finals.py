@@ -7,7 +7,9 @@ caller's transaction, which has locked its partial one; finals are locked after
 it, in the order of their ids.
 
 What waits and what it waits for expire together: a final upload is of no use
-without all of its partial ones, and clients fill them one after the other.
+without all of its partial ones, and clients fill them one after the other. And
+they lie together: a final upload is made on the root that has the first bytes
+of any of its partial ones, and none gets any on another root then.
 """
 
 from __future__ import annotations
@@ -34,6 +36,10 @@ _FINALS_OF = (
     .distinct()
 )
 
+_WAITING_FINALS = select(uploads.c.id).where(
+    uploads.c.id.in_(_FINALS_OF), uploads.c.state == State.OPEN
+)
+
 _PROLONG_FINALS = (
     update(uploads)
     .where(
@@ -45,6 +51,17 @@ _PROLONG_FINALS = (
 )
 
 _PARTIAL = uploads.alias("partial")
+
+_BYTES_ELSEWHERE = (
+    select(_PARTIAL.c.id)
+    .join(concatenations, concatenations.c.partial_id == _PARTIAL.c.id)
+    .where(
+        concatenations.c.final_id.in_(_WAITING_FINALS),
+        _PARTIAL.c.offset > 0,
+        _PARTIAL.c.root_id != bindparam("own_root_id"),
+    )
+    .limit(1)
+)
 
 #: A row that another transaction has locked is skipped: two that lock each other's
 #: would be ended, and one that is being filled is given its time by that.
@@ -92,26 +109,34 @@ def start_finals_of(connection: Connection, partial_id: str, now_ms: int) -> Non
         start_finals(connection, final_ids, now_ms)
 
 
-class MustStay(Exception):
-    """A partial upload is to be joined with others that have bytes on another root."""
+def follow(connection: Connection, partial: UploadRecord, offset: int, expires_at_ms: int) -> None:
+    """Have final uploads that wait for a partial one follow its progress to ``offset``.
 
-
-def move_finals_of(connection: Connection, partial: UploadRecord) -> None:
-    """Have final uploads that wait for a partial one follow it to the root it has moved to.
-
-    Raises MustStay where others that they wait for have bytes elsewhere.
+    They live as long, and are made where its bytes are. ``partial`` is as it was
+    before. Raises WrongRoot with its first bytes where others that will be joined with
+    it have theirs on another root.
     """
-    waiting = select(uploads.c.id).where(
-        uploads.c.id.in_(_FINALS_OF),
-        uploads.c.state == State.OPEN,
-        uploads.c.root_id != partial.root_id,
-    )
-    locked = waiting.order_by(uploads.c.id).with_for_update()
-    for final_id in connection.execute(locked, {"partial_id": partial.id}).scalars().all():
-        if any(other.offset for other in partials_of(connection, final_id) if other):
-            raise MustStay
+    if offset and not partial.offset:
+        _gather(connection, partial)
+    if expires_at_ms > partial.expires_at_ms:
+        prolong_finals_of(connection, partial.id, expires_at_ms)
+
+
+def _gather(connection: Connection, partial: UploadRecord) -> None:
+    # All of them are locked: another of their partial ones may get its first bytes now.
+    locked = _WAITING_FINALS.order_by(uploads.c.id).with_for_update()
+    final_ids = connection.execute(locked, {"partial_id": partial.id}).scalars().all()
+    if final_ids:
+        require_bytes_nowhere_else(connection, partial)
         here = update(uploads).values(root_id=partial.root_id)
-        connection.execute(here.where(uploads.c.id == final_id))
+        connection.execute(here.where(uploads.c.id.in_(final_ids)))
+
+
+def require_bytes_nowhere_else(connection: Connection, partial: UploadRecord) -> None:
+    """Raise WrongRoot where what will be joined with a partial upload has bytes on another root."""
+    names = {"partial_id": partial.id, "own_root_id": partial.root_id}
+    if connection.execute(_BYTES_ELSEWHERE, names).first() is not None:
+        raise WrongRoot
 
 
 def prolong_finals_of(connection: Connection, partial_id: str, expires_at_ms: int) -> None:
@@ -120,10 +145,7 @@ def prolong_finals_of(connection: Connection, partial_id: str, expires_at_ms: in
     names = {"partial_id": partial_id, "new_expires_at_ms": expires_at_ms}
     if not connection.execute(_PROLONG_FINALS, names).rowcount:
         return
-    waiting = select(uploads.c.id).where(
-        uploads.c.id.in_(_FINALS_OF), uploads.c.state == State.OPEN
-    )
-    final_ids = connection.execute(waiting, names).scalars().all()
+    final_ids = connection.execute(_WAITING_FINALS, names).scalars().all()
     prolong_partials_of(connection, final_ids, expires_at_ms)
 
 
@@ -163,12 +185,12 @@ def start_finals(connection: Connection, final_ids: Sequence[str], now_ms: int) 
 
 
 def common_root_id(partials: Sequence[UploadRecord]) -> str:
-    """Return the root on which the bytes of partial uploads are; those without any may move.
+    """Return the root on which the bytes of partial uploads are; any where there are none yet.
 
     Raises WrongRoot where they are on several.
     """
-    with_bytes = {partial.root_id for partial in partials if partial.offset}
-    root_ids = with_bytes or {partial.root_id for partial in partials}
+    with_bytes = [partial for partial in partials if partial.offset] or partials[:1]
+    root_ids = {partial.root_id for partial in with_bytes}
     if len(root_ids) > 1:
         raise WrongRoot
     return root_ids.pop()

@@ -16,7 +16,7 @@ from app.errors import (
     UploadNotOpen,
 )
 from app.ledger.editions import Editions
-from app.ledger.finals import MustStay, move_finals_of, start_finals_of
+from app.ledger.finals import require_bytes_nowhere_else, start_finals_of
 from app.ledger.leases import CREATE, Lease, Leases
 from app.ledger.models import leases as lease_rows
 from app.ledger.models import uploads
@@ -119,10 +119,10 @@ class UploadLedger:
     ) -> UploadRecord | None:
         """Move an open upload to another root, where nothing is staged yet.
 
-        None where bytes of it are recorded, where it is made of others or to be joined
-        with some that have to stay, or anybody but the holder of ``lease`` may be
-        writing. Whoever comes to write at the same moment is told apart by
-        ``Lease.root_id``. ``room_bytes`` as in ``create``. Raises StorageFull.
+        None where bytes of it are recorded, where it is made of others, or anybody
+        but the holder of ``lease`` may be writing. Whoever comes to write at the same
+        moment is told apart by ``Lease.root_id``. ``room_bytes`` as in ``create``.
+        Raises StorageFull, and WrongRoot where it will be joined with bytes elsewhere.
         """
         others = lease_rows.c.generation != (0 if lease is None else lease.generation)
         writing = exists().where(
@@ -150,13 +150,10 @@ class UploadLedger:
                 return None
             moved = UploadRecord.from_row(row)
             if moved.concat == PARTIAL:
-                move_finals_of(connection, moved)
+                require_bytes_nowhere_else(connection, moved)
             return moved
 
-        try:
-            return self._transactions.write(work)
-        except MustStay:
-            return None
+        return self._transactions.write(work)
 
     def queue_finalize(self, upload_id: str, now_ms: int) -> UploadRecord:
         """Move a full upload from open or failed to finalizing, due at once; idempotent after that.

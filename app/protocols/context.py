@@ -8,6 +8,7 @@ from typing import Protocol, cast
 from flask import current_app, request
 
 from app.domain.clock import Clock
+from app.domain.upload_ids import parse_family
 from app.errors import MalformedRequest, UnknownContentType
 from app.ingest.body import Body
 from app.ingest.drain import Drain
@@ -62,6 +63,15 @@ class Context(Protocol):
 def context() -> Context:
     """Return the context of the application that answers this request."""
     return cast(Context, current_app.extensions[EXTENSION])
+
+
+def upload_family() -> str | None:
+    """Return how the id of an upload is to begin that this request creates; None: anyhow.
+
+    A load balancer tells it. Whoever else does gains nothing: what makes ids
+    unguessable comes behind it.
+    """
+    return parse_family(request.headers.get("X-Upload-Family"))
 
 
 def body() -> Body:

@@ -20,7 +20,7 @@ from app.domain.tokens import part_tokens
 from app.errors import InvalidField, UploadNotFound
 from app.ingest.threads import sync_pool
 from app.protocols.auth import api_key_principal, part_claims
-from app.protocols.context import body, context
+from app.protocols.context import body, context, upload_family
 from app.protocols.json_body import json_object
 from app.uploads.creating import Wish
 from app.uploads.views import PartView, UploadView
@@ -175,6 +175,7 @@ def _wish(fields: dict[str, Any]) -> Wish:
         webhook_url=webhook_url,
         checksum_sha256=checksum,
         metadata=metadata or {},
+        family=upload_family(),
     )
 
 

@@ -33,7 +33,7 @@ from app.errors import (
 from app.ingest.multipart import Form
 from app.ledger.records import AliasKey
 from app.protocols.auth import uploader
-from app.protocols.context import body, context
+from app.protocols.context import body, context, upload_family
 from app.protocols.urls import absolute_url
 from app.storage.spool import Spool
 from app.uploads.chunks import Chunk
@@ -145,6 +145,7 @@ def _chunk(fields: ChunkFields, principal: Principal, length: int | None) -> Chu
         directory=principal.directory,
         content_type=fields.content_type,
         max_bytes=principal.max_bytes,
+        family=upload_family(),
     )
     return Chunk(PROTOCOL, alias, index, told, wish)
 

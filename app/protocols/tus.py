@@ -19,7 +19,6 @@ from app import metrics
 from app.domain.access import Principal
 from app.domain.checksums import ALGORITHMS
 from app.domain.media_types import media_type
-from app.domain.upload_ids import family_named
 from app.errors import (
     LonghaulError,
     MalformedRequest,
@@ -33,7 +32,7 @@ from app.ingest.request import has_body
 from app.ledger.records import PARTIAL
 from app.protocols import tus_headers as fields
 from app.protocols.auth import uploader
-from app.protocols.context import body, context
+from app.protocols.context import body, context, upload_family
 from app.protocols.downloads import send_file
 from app.protocols.tus_checksums import verification
 from app.protocols.tus_override import MethodOverride
@@ -103,7 +102,7 @@ def create() -> ResponseReturnValue:
         fields.require_content_type(request.content_type)
     wish = _wish(principal, length)
     if concat is not None:
-        wish = replace(wish, concat=PARTIAL, family=_family(principal))
+        wish = replace(wish, concat=PARTIAL)
     first = _append(principal, 0, None)
     receipt = context().appends.create(principal.owner, wish, first, body())
     metrics.uploads_created_total.labels(PROTOCOL).inc()
@@ -206,19 +205,9 @@ def _wish(principal: Principal, length: int | None) -> Wish:
         content_type=media_type(fields.metadata_text(metadata, "filetype", "type")),
         max_bytes=principal.max_bytes,
         metadata=fields.metadata_json(metadata),
+        family=upload_family(),
         headers=echoed,
     )
-
-
-def _family(principal: Principal) -> str:
-    """Return the beginning that the ids of all of a client's partial uploads have.
-
-    A client is told apart by its address, as the first proxy gives it. A wrong one
-    harms nobody but the client.
-    """
-    told = request.headers.get("X-Forwarded-For", "").partition(",")[0].strip()
-    secret = context().settings.jwt_secret.get_secret_value()
-    return family_named(secret, principal.owner, told or request.remote_addr or "")
 
 
 def _append(principal: Principal, offset: int, length: int | None) -> Append:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from app.errors import PartsLost
+from app.errors import PartsLost, WrongRoot
 
 #: What ``join`` reads at a time.
 _JOIN_BYTES = 1024 * 1024
@@ -227,7 +227,7 @@ class Storage(ABC):
         come twice. Sources stay as they are. Idempotent: called again after a
         crash it begins anew. Durable on return. Called as ``publish`` is;
         ``on_progress`` may raise to stop it. Raises PartsLost where an object has
-        vanished or a source is too short.
+        vanished or a source is too short, WrongRoot where they lie apart.
         """
         total = sum(source.length or 0 for source in sources)
         done = 0
@@ -248,6 +248,8 @@ class Storage(ABC):
                 writer.commit(durable=True)
 
     def _opened_source(self, source: StagedObject) -> BinaryIO:
+        if source.root_id not in self.root_ids:
+            raise WrongRoot
         try:
             if source.staging_key is None:
                 raise FileNotFoundError(source.upload_id)

@@ -144,6 +144,8 @@ class LocalStorage(Storage):
             with files.closing(joined):
                 total, done = sum(source.length or 0 for source in sources), 0
                 for source in sources:
+                    if source.root_id != target.root_id:
+                        raise WrongRoot
                     length = source.length or 0
                     source_names = self._staged_names(source)
                     found = _required(files.find_file(root_fd, source_names, os.O_RDONLY))

@@ -36,9 +36,8 @@ class Wish:
     the principal's. ``length`` in bytes, None while it is deferred. ``geometry``
     None: bytes are appended front to back. ``max_bytes`` is the principal's
     own limit beside the server's. ``checksum_sha256`` in hex. ``concat`` and
-    ``headers`` as in ``NewUpload``. ``family``: ids of uploads that are to lie on one
-    node begin with it. ``has_tokens``: it expires when they do, and not that long
-    after its last progress.
+    ``headers`` as in ``NewUpload``. ``family``: see ``domain.upload_ids``.
+    ``has_tokens``: it expires when they do, and not that long after its last progress.
     """
 
     filename: str

@@ -8,7 +8,7 @@ from app.errors import LeaseLost, UploadLocked, UploadNotFound, UploadNotOpen, W
 from app.ingest.threads import sync_pool
 from app.ledger.database import Ledger
 from app.ledger.leases import Lease
-from app.ledger.records import NewUpload, UploadRecord
+from app.ledger.records import PARTIAL, NewUpload, UploadRecord
 from app.storage.base import Arrival, StagedObject, Storage
 from app.uploads.policy import Policy
 
@@ -80,13 +80,16 @@ class Staging:
         ``lease``: what the caller will write under; it learns on which root. An
         upload of another node that has received nothing moves here: a load
         balancer that sends an upload's parts to one node cannot know on which
-        it was created. Raises WrongRoot where bytes are on another node's disk,
+        it was created. Raises WrongRoot where bytes are on another node's disk, its
+        own or those that it will be joined with,
         UploadLocked where somebody else has been making the object for too
         long, StorageFull, UploadNotFound or UploadNotOpen where it is not
         wanted any more.
         """
         if upload.root_id not in self._storage.root_ids:
             upload = self._moved_here(upload, lease)
+        elif upload.concat == PARTIAL and not upload.offset:
+            self._ledger.concatenations.require_here(upload)
         if lease is not None:
             lease.root_id = upload.root_id
         give_up_at = self._clock.monotonic() + WAIT_SECONDS

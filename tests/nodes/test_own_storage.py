@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.clients.tus_js import TusJsInNode
+from tests.harness.cluster import Cluster
 from tests.harness.native import MIB, Native
+from tests.harness.resumable import File, Resumable
 from tests.harness.server import API_KEY
 from tests.harness.tus import Tus, TusUpload
 from tests.live.wire import until
@@ -19,6 +21,15 @@ from tests.nodes.conftest import StartCluster
 pytestmark = pytest.mark.live
 
 Content = Callable[[int], bytes]
+
+
+def until_both(cluster: Cluster, words: str) -> Iterator[int]:
+    """Count tries, until both nodes have seen requests with ``words``: chance decides which."""
+    for number in range(100):
+        yield number
+        if all(cluster.requests_seen(node, words) for node in (0, 1)):
+            return
+    pytest.fail("all went to one node")
 
 
 def test_an_upload_that_reaches_the_wrong_node_is_sent_away_and_loses_nothing(
@@ -90,7 +101,7 @@ def test_behind_nginx_uploads_that_are_sent_beside_each_other_are_joined(
     upload is created before any of its partial ones has a byte."""
     cluster = start_cluster(shared_storage=False, balancing="by upload")
     pieces = [content(300_000), content(1), content(MIB)]
-    for number in range(8):
+    for number in until_both(cluster, '"PATCH"'):
         tus = Tus(cluster.balancer)
         # As a proxy before this one would tell: each client on a node of its own.
         tus.usual["X-Forwarded-For"] = f"192.0.2.{number}"
@@ -105,8 +116,39 @@ def test_behind_nginx_uploads_that_are_sent_beside_each_other_are_joined(
         assert tus.request("GET", final).content == b"".join(pieces)
         assert tus.delete(final).status_code == 204
     seen = [cluster.requests_seen(node, '"PATCH"') for node in (0, 1)]
-    assert sum(seen) == 24
     assert all(count % 3 == 0 for count in seen), "no file was torn apart"
+
+
+@pytest.mark.parametrize("concat", [None, "partial"])
+def test_behind_nginx_bytes_that_come_with_a_creation_are_where_the_rest_goes(
+    start_cluster: StartCluster, content: Content, concat: str | None
+) -> None:
+    cluster = start_cluster(shared_storage=False, balancing="by upload")
+    data = content(300_000)
+    for number in until_both(cluster, '"PATCH"'):
+        tus = Tus(cluster.balancer)
+        tus.usual["X-Forwarded-For"] = f"192.0.2.{number}:{50_000 + number}, 10.0.0.1"
+        upload = tus.create(len(data), data[:100_000], Upload_Concat=concat)
+        assert tus.patch(upload, 100_000, data[100_000:]) == len(data)
+        if concat is not None:
+            upload = _joined(tus, [upload])
+        until(lambda upload=upload: "finalized" in cluster.events(upload), what="it is finalized")
+        assert tus.request("GET", upload).content == data
+
+
+def test_behind_nginx_a_file_of_chunks_is_read_from_where_they_went(
+    start_cluster: StartCluster, content: Content
+) -> None:
+    """Chunks find their node by the file's identifier, a reader by the upload's id."""
+    cluster = start_cluster(shared_storage=False, balancing="by upload")
+    resumable = Resumable(cluster.balancer)
+    native = Native(cluster.balancer)
+    for _ in until_both(cluster, '"POST"'):
+        data = content(300_000)
+        file = File(data, chunk_size=100_000)
+        with ThreadPoolExecutor() as pool:
+            answers = list(pool.map(resumable.octet, [file] * 3, file.numbers))
+        assert native.request("GET", f"/download/{answers[0]['id']}").content == data
 
 
 def _joined(tus: Tus, partials: list[TusUpload]) -> TusUpload:

@@ -63,6 +63,15 @@ def test_init_answers_id_geometry_tokens_and_expiry(server: Server, native: Nati
     assert events(server, answer["file_id"]) == ["created"]
 
 
+def test_a_load_balancer_says_how_the_id_begins(native: Native) -> None:
+    native.session.headers["X-Upload-Family"] = "0123abcd"
+    first, second = native.init(size=1), native.init(size=1)
+    assert first.id != second.id
+    assert (first.id[:9], second.id[:9]) == ("0123abcd-", "0123abcd-")
+    native.session.headers["X-Upload-Family"] = "../0123a"
+    assert native.init(size=1).id[:8] not in ("../0123a", "0123abcd")
+
+
 def test_an_upload_expires_a_day_after_init_in_rfc_3339_utc(native: Native) -> None:
     text = native.init().raw["expires_at"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", text)

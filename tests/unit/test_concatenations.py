@@ -24,13 +24,15 @@ from app.ledger.records import PARTIAL, UploadRecord
 from app.storage.base import Storage
 from app.storage.local import LocalStorage
 from app.storage.memory import MemoryStorage
+from app.uploads.appending import Append
 from app.uploads.creating import Wish
 from app.uploads.staging import staged_object
+from tests.harness.bodies import PieceBody
 from tests.harness.clock import FakeClock
 from tests.harness.databases import Database
 from tests.harness.peer import Peer
 from tests.harness.races import at_once
-from tests.harness.rig import TTL_SECONDS, Rig
+from tests.harness.rig import TTL_SECONDS, Rig, outcome
 
 FIRST, SECOND = random.randbytes(1001), random.randbytes(2003)
 WHOLE = FIRST + SECOND + FIRST
@@ -279,7 +281,7 @@ def test_a_partial_without_bytes_moves_to_the_node_that_gets_its_first_ones(
     assert_made(elsewhere, final)
 
 
-def test_what_waits_for_partials_without_bytes_moves_with_them(rig: Rig, elsewhere: Rig) -> None:
+def test_what_waits_is_made_where_the_first_bytes_came(rig: Rig, elsewhere: Rig) -> None:
     first, second = rig.partial(FIRST, sent=0), rig.partial(SECOND, sent=0)
     finals = [rig.concatenate(made_of(first, second, first)), rig.concatenate(made_of(second))]
     elsewhere.append(first, FIRST)
@@ -292,18 +294,86 @@ def test_what_waits_for_partials_without_bytes_moves_with_them(rig: Rig, elsewhe
     assert_made(elsewhere, finals[1], SECOND)
 
 
-def test_a_partial_does_not_leave_the_disk_of_those_that_it_will_be_joined_with(
+def test_no_partial_gets_bytes_where_those_that_it_will_be_joined_with_are_not(
     rig: Rig, elsewhere: Rig
 ) -> None:
-    begun, empty = rig.partial(FIRST, sent=1), rig.partial(SECOND, sent=0)
-    final = elsewhere.concatenate(made_of(begun, empty, begun))
-    with pytest.raises(WrongRoot):
-        elsewhere.append(empty, SECOND)
-    assert rig.record(empty.id).root_id == rig.record(final.id).root_id == begun.root_id
-    rig.append(empty, SECOND)
-    rig.append(begun, FIRST[1:])
+    begun = rig.partial(FIRST, sent=1)
+    here, there = rig.partial(SECOND, sent=0), elsewhere.partial(SECOND, sent=0)
+    final = elsewhere.concatenate(made_of(begun, here, there))
+    for empty in (here, there):
+        with pytest.raises(WrongRoot):
+            elsewhere.append(empty, SECOND)
+        assert rig.record(empty.id) == empty
+    assert rig.record(final.id).root_id == begun.root_id
+    for partial, rest in ((there, SECOND), (here, SECOND), (begun, FIRST[1:])):
+        assert rig.append(partial, rest).root_id == begun.root_id
     assert rig.finalize()
-    assert_made(rig, final)
+    assert_made(rig, final, FIRST + SECOND + SECOND)
+
+
+@pytest.mark.parametrize("asked_by", ["the node with bytes", "the other node"])
+def test_bytes_that_are_on_their_way_when_they_are_to_be_joined_with_others_elsewhere_do_not_count(
+    rig: Rig, elsewhere: Rig, asked_by: str
+) -> None:
+    """Nothing of them is recorded yet; before, the file was made with zeros in their place."""
+    full, slow = rig.partial(FIRST), rig.partial(SECOND, sent=0)
+    asked = rig if asked_by == "the node with bytes" else elsewhere
+    finals: list[UploadRecord] = []
+
+    class Slow(PieceBody):
+        def take(self, buffer: memoryview) -> int:
+            if self.received and not finals:
+                finals.append(asked.concatenate(made_of(full, slow)))
+            return super().take(buffer)
+
+    at = Append("tus", sees=None, offset=0)
+    with pytest.raises(WrongRoot):
+        elsewhere.appends.append(slow.id, at, Slow([SECOND[:1000], SECOND[1000:]]))
+    assert rig.record(slow.id).offset == 0
+    assert rig.state(finals[0]) is State.OPEN
+    rig.append(slow, SECOND)
+    assert rig.finalize()
+    assert_made(rig, finals[0], FIRST + SECOND)
+
+
+def test_of_two_partials_that_get_their_first_bytes_on_two_nodes_at_once_one_is_refused(
+    rig: Rig, database: Database
+) -> None:
+    other = Rig(database.ledger(), MemoryStorage(), rig.clock)
+    for _ in range(5):
+        first, second = rig.partial(FIRST, sent=0), rig.partial(SECOND, sent=0)
+        final = rig.concatenate(made_of(first, second))
+        results = at_once(
+            lambda first=first: outcome(rig.append, first, FIRST),  # type: ignore[misc]
+            lambda second=second: outcome(other.append, second, SECOND),  # type: ignore[misc]
+        )
+        assert sum(result == "WrongRoot" for result in results) == 1
+        taken = next(result for result in results if isinstance(result, UploadRecord))
+        node, rest = (rig, (second, SECOND)) if taken.id == first.id else (other, (first, FIRST))
+        node.append(*rest)
+        assert node.finalize()
+        assert_made(node, final, FIRST + SECOND)
+
+
+def test_moving_and_joining_at_the_same_moment_do_not_wait_for_each_other(
+    rig: Rig, database: Database
+) -> None:
+    """Both look for room, whose row is locked before those of uploads."""
+    node = Rig(rig.ledger, rig.storage, rig.clock, check_free_disk=True)
+    other = Rig(database.ledger(), MemoryStorage(2**40), rig.clock, check_free_disk=True)
+    for _ in range(10):
+        empty = node.partial(FIRST, sent=0)
+        results = at_once(
+            lambda empty=empty: outcome(node.concatenate, [empty.id]),  # type: ignore[misc]
+            lambda empty=empty: outcome(other.append, empty, FIRST),  # type: ignore[misc]
+        )
+        assert {result for result in results if isinstance(result, str)} <= {"WrongRoot"}
+
+
+def test_what_has_no_bytes_lies_anywhere(rig: Rig, elsewhere: Rig) -> None:
+    nothing = rig.concatenate(made_of(rig.partial(b""), elsewhere.partial(b"")))
+    assert rig.finalize()
+    assert_made(rig, nothing, b"")
 
 
 def test_a_partial_of_no_length_may_lie_anywhere(rig: Rig, elsewhere: Rig) -> None:
