@@ -48,6 +48,7 @@ class SocketBody(Body):
         if len(ahead) > length:  # a pipelined request follows the body
             unreader.unread(ahead[length:])
         self._ahead = memoryview(ahead[:length])
+        # Most of a small body may have come with its head, into memory.
         self.splices = _splice is not None and length >= LOW_WATER_BYTES
         self._low_water = 1
         self._slow = False

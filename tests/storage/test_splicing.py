@@ -14,6 +14,8 @@ from app.ingest.pipes import PIPE_BYTES, Pipe
 from app.storage import local_files
 from app.storage.local_files import LocalWriter
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "splice"), reason="Linux only: splice(2)")
+
 KIB = 1024
 MIB = 1024 * KIB
 

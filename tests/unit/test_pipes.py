@@ -19,6 +19,8 @@ from app.ingest.pipes import PIPE_BYTES, Pipe, Pipes
 from app.ingest.pump import Ended, Hasher, Transfer, no_guard, pump
 from tests.harness.bodies import PieceBody
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "splice"), reason="Linux only: splice(2)")
+
 KIB = 1024
 MIB = 1024 * KIB
 
