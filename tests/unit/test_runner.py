@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -17,8 +18,10 @@ from app.jobs.outbound import OutboundClient
 from app.jobs.runner import Runner
 from app.jobs.webhooks import WebhookSender
 from app.ledger.database import Ledger
+from app.ledger.leases import Lease, Leases
 from app.ledger.models import deliveries, leases, uploads
 from app.ledger.records import UploadRecord
+from app.native_threads import in_native_thread
 from app.storage.base import Progress, StagedObject
 from app.storage.memory import MemoryStorage
 from tests.harness.clock import FakeClock
@@ -308,3 +311,33 @@ def test_a_failure_in_a_finalizing_thread_is_logged_and_its_place_is_free_again(
         start()
         wait_until(lambda: "job.bug" in [line["event"] for line in log])
     wait_for_state(rig, rig.queue(CONTENT), State.COMPLETE)
+
+
+def test_what_is_claimed_by_a_native_thread_is_held_by_none(
+    ledger: Ledger, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a patched process a native thread records the last byte; what renews is gevent's."""
+    rig = Rig(ledger, MemoryStorage(), clock)
+    held: list[tuple[str, bool]] = []
+    recorded: list[bool] = []
+    hold, end = Leases.hold, Leases.end
+
+    def holding(self: Leases, upload_id: str, key: str, *arguments: Any) -> Lease:
+        held.append((key, in_native_thread()))
+        return hold(self, upload_id, key, *arguments)
+
+    def ending(self: Leases, *arguments: Any) -> bool:
+        recorded.append(in_native_thread())
+        return end(self, *arguments)
+
+    monkeypatch.setattr(Leases, "hold", holding)
+    monkeypatch.setattr(Leases, "end", ending)
+    handed: list[UploadRecord] = []
+    rig.service.jobs.finalize = lambda upload, _lease: handed.append(upload)
+    upload = rig.create_appended(CONTENT, len(CONTENT))
+    # On PostgreSQL the runner claims it, later.
+    claimed = [upload.id] if ledger.leases.on_sqlite else []
+    assert [made.id for made in handed] == claimed
+    assert held[:2] == [("create", False), ("append", False)]
+    assert held[2:] == [("finalize", False) for _ in claimed]
+    assert recorded[-1] is ledger.transactions.from_native_threads
