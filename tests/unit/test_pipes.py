@@ -189,3 +189,18 @@ def test_a_pipe_holds_a_mebibyte_and_never_blocks() -> None:
             os.read(pipe.reader, 1)
     finally:
         pipe.close()
+
+
+def test_a_process_has_so_many_pipes_and_no_more() -> None:
+    pipes = Pipes(2)
+    first, second = pipes.take(), pipes.take()
+    assert first is not None
+    assert second is not None
+    assert pipes.take() is None
+    pipes.give_back(first, is_empty=True)
+    assert pipes.take() is first
+    pipes.give_back(second, is_empty=False)
+    third = pipes.take()
+    assert third is not None
+    for pipe in (first, third):
+        pipe.close()
