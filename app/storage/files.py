@@ -36,8 +36,8 @@ _FALLOC_FL_KEEP_SIZE = 1
 #: Linux, sync_file_range(2): start writing dirty pages that are not being written yet.
 _SYNC_FILE_RANGE_WRITE = 2
 
-#: How file systems say that they cannot rename or link the way they were asked.
-_UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP})
+#: How kernels and file systems say that they cannot do what they were asked, or not that way.
+UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP})
 
 
 if sys.platform == "darwin":
@@ -47,7 +47,7 @@ if sys.platform == "darwin":
         try:
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
         except OSError as error:
-            if error.errno not in _UNSUPPORTED:
+            if error.errno not in UNSUPPORTED:
                 raise
             os.fsync(descriptor)  # network volumes know no F_FULLFSYNC
 
@@ -73,6 +73,13 @@ _libc_fallocate = _linux_function(
 _libc_sync_file_range = _linux_function(
     "sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
 )
+
+
+def write_all(descriptor: int, buffer: memoryview, offset: int) -> None:
+    """Write all of ``buffer`` at ``offset``."""
+    written = 0
+    while written < len(buffer):
+        written += os.pwrite(descriptor, buffer[written:], offset + written)
 
 
 def allocate(descriptor: int, offset: int, length: int) -> bool:
@@ -230,7 +237,7 @@ def rename_exclusively(from_folder: int, name: str, to_folder: int, new_name: st
         try:
             rename_noreplace(from_folder, name, to_folder, new_name)
         except OSError as error:
-            if error.errno not in _UNSUPPORTED:
+            if error.errno not in UNSUPPORTED:
                 raise
         else:
             return
@@ -256,7 +263,7 @@ def link_then_unlink(from_folder: int, name: str, to_folder: int, new_name: str)
     try:
         os.link(name, new_name, src_dir_fd=from_folder, dst_dir_fd=to_folder, follow_symlinks=False)
     except OSError as error:
-        if error.errno not in _UNSUPPORTED:
+        if error.errno not in UNSUPPORTED:
             raise
         look_then_rename(from_folder, name, to_folder, new_name)
         return

@@ -7,15 +7,14 @@ import os
 from collections.abc import Callable, Iterator
 
 from app.errors import PartsLost
+from app.storage import files
 
 #: Copied between two looks at whether to go on, and at a time through memory.
 _COPY_BYTES = 64 * 1024 * 1024
 _MEMORY_BYTES = 1024 * 1024
 
 #: How kernels and file systems say that they cannot copy by themselves.
-_NO_COPY_FILE_RANGE = frozenset(
-    {errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
-)
+_NO_COPY_FILE_RANGE = files.UNSUPPORTED | {errno.EXDEV}
 
 
 def copy_range(source: int, target: int, offset: int, length: int) -> Iterator[int]:
@@ -46,9 +45,7 @@ def copy_range(source: int, target: int, offset: int, length: int) -> Iterator[i
 
 def _copy_through_memory(source: int, target: int, count: int, at: int, to: int) -> int:
     buffer = memoryview(os.pread(source, min(count, _MEMORY_BYTES), at))
-    written = 0
-    while written < len(buffer):
-        written += os.pwrite(target, buffer[written:], to + written)
+    files.write_all(target, buffer, to)
     return len(buffer)
 
 

@@ -29,9 +29,6 @@ _MAX_EARLY_BYTES = 8 * 1024 * 1024
 #: at hand (docs/performance.md).
 _PIECE_BYTES = 128 * 1024
 
-#: How kernels and file systems say that they cannot move bytes by themselves.
-_NOT_IN_KERNEL = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
-
 #: splice(2), as Linux has it, and Pythons that were built for it.
 _splice: Callable[..., int] | None = getattr(os, "splice", None)
 
@@ -139,13 +136,12 @@ class LocalWriter(PartWriter):
                 assert _splice is not None
                 return _splice(pipe, self._descriptor, count, offset_dst=self._offset)
             except OSError as error:
-                if error.errno not in _NOT_IN_KERNEL:
+                if error.errno not in files.UNSUPPORTED:
                     raise
                 self.splices = False
-        taken, written = memoryview(os.read(pipe, count)), 0
-        while written < len(taken):
-            written += os.pwrite(self._descriptor, taken[written:], self._offset + written)
-        return written
+        taken = memoryview(os.read(pipe, count))
+        files.write_all(self._descriptor, taken, self._offset)
+        return len(taken)
 
     def _write(self, write: Callable[[int, int], int], count: int) -> None:
         """Write ``count`` bytes; ``write`` is given how many are done, and how many more to do."""

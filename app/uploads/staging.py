@@ -81,10 +81,9 @@ class Staging:
         upload of another node that has received nothing moves here: a load
         balancer that sends an upload's parts to one node cannot know on which
         it was created. Raises WrongRoot where bytes are on another node's disk, its
-        own or those that it will be joined with,
-        UploadLocked where somebody else has been making the object for too
-        long, StorageFull, UploadNotFound or UploadNotOpen where it is not
-        wanted any more.
+        own or those that it will be joined with, UploadLocked where somebody else
+        has been making the object for too long, StorageFull, UploadNotFound or
+        UploadNotOpen where it is not wanted any more.
         """
         if upload.root_id not in self._storage.root_ids:
             upload = self._moved_here(upload, lease)

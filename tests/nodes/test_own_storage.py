@@ -107,7 +107,7 @@ def test_behind_nginx_uploads_that_are_sent_beside_each_other_are_joined(
         tus.usual["X-Forwarded-For"] = f"192.0.2.{number}"
         partials = [tus.create(len(piece), Upload_Concat="partial") for piece in pieces]
         assert len({partial.id[:8] for partial in partials}) == 1
-        final = _joined(tus, partials) if waits else None
+        final = _joined(tus, partials, "final ;{paths}") if waits else None
         with ThreadPoolExecutor() as pool:
             list(pool.map(tus.patch, partials, [0, 0, 0], pieces))
         final = final or _joined(tus, partials)
@@ -151,9 +151,10 @@ def test_behind_nginx_a_file_of_chunks_is_read_from_where_they_went(
         assert native.request("GET", f"/download/{answers[0]['id']}").content == data
 
 
-def _joined(tus: Tus, partials: list[TusUpload]) -> TusUpload:
+def _joined(tus: Tus, partials: list[TusUpload], form: str = "final;{urls}") -> TusUpload:
     urls = " ".join(partial.url for partial in partials)
-    answer = tus.create_raw({"Upload-Concat": f"final;{urls}"})
+    paths = " ".join(partial.path for partial in partials)
+    answer = tus.create_raw({"Upload-Concat": form.format(urls=urls, paths=paths)})
     assert answer.status_code == 201, answer.text
     return TusUpload(answer.headers["Location"])
 
