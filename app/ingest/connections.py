@@ -39,9 +39,11 @@ class Connections:
     def __init__(self, send_timeout_seconds: float) -> None:
         self._send_timeout_milliseconds = int(send_timeout_seconds * 1000)
         self._waiting: dict[socket.socket, float] = {}
+        self._listeners: dict[socket.socket, _Listener] = {}
 
     def watch(self, worker: Any) -> None:
         """Watch the connections of gunicorn's async ``worker``, which must not serve yet."""
+        self._listeners = {listener: _Listener(listener) for listener in worker.sockets}
         worker.handle = self._watched(worker.handle)
         worker.handle_request = self._busy(worker.handle_request)
 
@@ -62,7 +64,7 @@ class Connections:
             self._waiting[connection] = time.monotonic()
             self._bound_sending(connection)
             try:
-                return handle(listener, connection, address)
+                return handle(self._listeners[listener], connection, address)
             finally:
                 self._waiting.pop(connection, None)
 
@@ -85,6 +87,20 @@ class Connections:
                 self._waiting[connection] = time.monotonic()
 
         return busy
+
+
+class _Listener:
+    """Tells gunicorn the address of a listening socket, after that was closed, too.
+
+    It asks once a connection's greenlet runs. A worker that is told to stop may have
+    closed the socket since it accepted, and the client would be dropped unheard.
+    """
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._address = listener.getsockname()
+
+    def getsockname(self) -> Any:
+        return self._address
 
 
 def _stop_reading(connection: socket.socket) -> None:
