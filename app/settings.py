@@ -96,7 +96,7 @@ class Settings(SmbSettings, S3Settings):
         description="Local directory for bytes on their way to a remote storage",
     )
     ledger_busy_timeout_secs: types.Seconds = Field(
-        10, description="How long a request waits for a locked database before it answers 503"
+        10, description="How long a request waits for a locked or silent database; then 503"
     )
     durability: types.Durability = Field(
         "strict", description="What an acknowledged part survives: power loss, or a crash only"

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, exc, text
 
 from app.errors import LedgerBusy, LonghaulError
 from app.ledger.models import db
+from app.ledger.postgresql import wait_for_locks
 
 log = structlog.get_logger(__name__)
 
@@ -105,6 +106,7 @@ def _alone(engine: Engine) -> Iterator[None]:
             yield
         return
     with engine.connect() as connection:
+        wait_for_locks(connection)
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
         try:
             yield

@@ -27,6 +27,7 @@ from gevent.threadpool import ThreadPool
 from sqlalchemy import Connection, Engine, exc
 
 from app.errors import LedgerBusy
+from app.ledger.postgresql import prepare_postgresql
 from app.ledger.sqlite import (
     READING,
     KeptConnection,
@@ -76,6 +77,7 @@ class Transactions(Protocol):
 def transactions_for(engine: Engine, *, strict: bool, busy_timeout_seconds: float) -> Transactions:
     """Prepare ``engine`` and return the way to run transactions on it in this process."""
     if engine.dialect.name != "sqlite":
+        prepare_postgresql(engine, busy_timeout_seconds)
         return DirectTransactions(engine, strict=False)
     prepare_sqlite(engine, busy_timeout_seconds)
     if monkey.is_module_patched("socket"):
