@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.cells import client, expect, say
+from bench.cells import client, expect, say, wait_until_started
 from bench.client import Plan, Transfer, TransferFailed, put_head, sync_file
 from bench.loads import GIB, MIB, Durability
 from bench.peers.base import REPOSITORY, CallFailed, WrongContent
@@ -59,6 +59,7 @@ class Way:
 def _send(server: Server, source: Path, **told: str) -> Copying:
     """Upload the file and wait until it is complete. ``told``: what more the server is told."""
     server.call("GET", "/health")
+    wait_until_started(server.pid)
     document = {"filename": "bench/file.bin", "total_size": FILE_BYTES, **told}
     reset_peaks(server.pid)
     with client() as process:
