@@ -5,7 +5,7 @@ What is not hashed takes a shorter way where there is one; see ``pipes.py``.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from functools import partial
 
@@ -13,8 +13,13 @@ from app.buffers import page_aligned
 from app.ingest.body import LINGER_MILLISECONDS, Body
 from app.ingest.companions import companions
 
-#: Bytes moved at a time; larger gains nothing (measured), smaller costs the GIL.
-BUFFER_BYTES = 1024 * 1024
+MIB = 1024 * 1024
+
+#: Bytes moved at a time, by the length that a body has at least: the larger the fewer
+#: calls and turns of threads, but what is hashed while more is received needs several
+#: to a body (docs/performance.md).
+_BUFFER_BYTES = ((16 * MIB, 4 * MIB), (MIB + 1, 2 * MIB))
+SMALLEST_BUFFER_BYTES = MIB
 
 #: Buffers of a job with a companion: one is filled and written, the others wait to be
 #: hashed. With one less the companion would sleep after each, and cores of virtual
@@ -25,22 +30,30 @@ _BUFFERS_WITH_COMPANION = 3
 Take = Callable[[memoryview], object]
 
 
+def buffer_bytes(length: int | None) -> int:
+    """Return how much of a body of ``length`` bytes (None: nobody knows) is moved at a time."""
+    if length is None:
+        return _BUFFER_BYTES[0][1]
+    fitting = (size for least, size in _BUFFER_BYTES if length >= least)
+    return next(fitting, SMALLEST_BUFFER_BYTES)
+
+
 class Buffers:
     """Reused buffers: as many as jobs and writes run at once, however many connections."""
 
     def __init__(self) -> None:
-        self._free: list[memoryview] = []
+        self._free: defaultdict[int, list[memoryview]] = defaultdict(list)
 
-    def take(self) -> memoryview:
+    def take(self, size_bytes: int) -> memoryview:
         """Return a buffer that nobody else uses."""
         try:
-            return self._free.pop()
+            return self._free[size_bytes].pop()
         except IndexError:
-            return page_aligned(BUFFER_BYTES)
+            return page_aligned(size_bytes)
 
     def give_back(self, buffer: memoryview) -> None:
         """Let others use a buffer."""
-        self._free.append(buffer)
+        self._free[len(buffer)].append(buffer)
 
 
 buffers = Buffers()
@@ -51,14 +64,17 @@ class Mover:
 
     A context manager; what was moved is hashed whole once it has been left. With a
     companion, the caller fills the next buffer while those before it are hashed.
+    ``length`` is the whole body's, None where it is not known.
     """
 
-    def __init__(self, write: Take, update: Take | None, *, is_long: bool) -> None:
+    def __init__(self, write: Take, update: Take | None, length: int | None) -> None:
         self._write = write
         self._update = update
+        self._size_bytes = buffer_bytes(length)
+        is_long = length is None or length > self._size_bytes
         self._companion = companions.enter(wanted=is_long and update is not None)
         count = 1 if self._companion is None else _BUFFERS_WITH_COMPANION
-        self._ring = deque(buffers.take() for _ in range(count))
+        self._ring = deque(buffers.take(self._size_bytes) for _ in range(count))
 
     def fill(self, body: Body) -> int:
         """Fill the next buffer; see ``fill``."""
@@ -80,7 +96,7 @@ class Mover:
 
     def is_pause(self, filled: int) -> bool:
         """Tell whether nothing is to be expected after a fill of so many bytes."""
-        return filled < BUFFER_BYTES
+        return filled < self._size_bytes
 
     def __enter__(self) -> Mover:
         return self

@@ -18,7 +18,7 @@ from gevent.lock import BoundedSemaphore
 
 from app.errors import LonghaulError
 from app.ingest.body import Body
-from app.ingest.moving import BUFFER_BYTES, Mover, buffers, fill
+from app.ingest.moving import SMALLEST_BUFFER_BYTES, Mover, buffers, fill
 from app.ingest.pipes import PipeMover, PipeSink, pipes
 from app.ingest.threads import part_pool, receive_pool
 
@@ -216,8 +216,7 @@ def _mover(body: Body, sink: Sink, hasher: Hasher | None) -> Mover | PipeMover:
         pipe = pipes.take()
         if pipe is not None:
             return PipeMover(pipe, sink)
-    is_long = body.length is None or body.length > BUFFER_BYTES
-    return Mover(sink.write, None if hasher is None else hasher.update, is_long=is_long)
+    return Mover(sink.write, None if hasher is None else hasher.update, body.length)
 
 
 def _drain_then_write(
@@ -225,7 +224,7 @@ def _drain_then_write(
 ) -> _Moved:
     """Like ``_drain`` for sinks that are Python code with sockets: the greenlet writes."""
     with _writes:
-        buffer = buffers.take()
+        buffer = buffers.take(SMALLEST_BUFFER_BYTES)
         try:
             filled = receive_pool.run(lambda: _fill_and_hash(body, buffer, hasher))
             reason = guard(0.0) if filled else None

@@ -19,7 +19,7 @@ from app.storage.smb_files import ShareFile
 from app.storage.smb_requests import Command
 from app.storage.smb_share import Lane, Share
 
-#: Requests of one part on their way: 4 MiB, as much as a link of 10 Gbit/s holds in 3 ms.
+#: Requests of one part on their way: 8 MiB, as much as a link of 10 Gbit/s holds in 6 ms.
 _ON_THEIR_WAY = 4
 
 _FINISHED = "the writer is finished"

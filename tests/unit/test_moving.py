@@ -13,11 +13,14 @@ import pytest
 from app.ingest import companions as companions_module
 from app.ingest import moving
 from app.ingest.companions import Companion, Companions
-from app.ingest.moving import BUFFER_BYTES, Mover
+from app.ingest.moving import MIB, Mover, buffer_bytes
 from tests.harness.bodies import PieceBody
 
 #: Longer than anything here takes.
 PATIENCE_SECONDS = 30.0
+
+#: Of a body that may have a companion.
+LONG_BYTES = 5 * MIB
 
 
 @pytest.fixture(autouse=True)
@@ -55,12 +58,29 @@ def put(mover: Mover, data: bytes) -> None:
 
 def pieces(count: int) -> Iterator[bytes]:
     for _ in range(count):
-        yield os.urandom(BUFFER_BYTES)
+        yield os.urandom(buffer_bytes(LONG_BYTES))
+
+
+@pytest.mark.parametrize(
+    ("length", "moved"),
+    [
+        (1, MIB),
+        (MIB, MIB),
+        (MIB + 1, 2 * MIB),
+        (16 * MIB - 1, 2 * MIB),
+        (16 * MIB, 4 * MIB),
+        (None, 4 * MIB),
+    ],
+)
+def test_long_bodies_are_moved_in_large_pieces(length: int | None, moved: int) -> None:
+    assert buffer_bytes(length) == moved
+    with Mover(bytearray().extend, None, length) as mover:
+        assert mover.fill(PieceBody([bytes(5 * MIB)])) == moved
 
 
 def test_a_buffer_is_hashed_while_it_is_written_and_never_overwritten_before() -> None:
     meeting, sent = Meeting(), list(pieces(5))
-    with Mover(meeting.write, meeting.update, is_long=True) as mover:
+    with Mover(meeting.write, meeting.update, LONG_BYTES) as mover:
         for piece in sent:
             put(mover, piece)
     assert meeting.hashed == meeting.written == b"".join(sent)
@@ -71,7 +91,7 @@ def test_a_buffer_is_hashed_while_it_is_written_and_never_overwritten_before() -
 def test_a_job_without_a_companion_hashes_by_itself(companions: Companions, is_long: bool) -> None:
     other = companions.enter(wanted=True) if is_long else None
     calls: list[bytes] = []
-    with Mover(calls.append, calls.append, is_long=is_long) as mover:  # type: ignore[arg-type]
+    with Mover(calls.append, calls.append, LONG_BYTES if is_long else 1) as mover:  # type: ignore[arg-type]
         put(mover, b"ab")
         assert calls == [b"ab", b"ab"]
     if is_long:
@@ -80,7 +100,7 @@ def test_a_job_without_a_companion_hashes_by_itself(companions: Companions, is_l
 
 def test_what_is_not_hashed_needs_no_companion(companions: Companions) -> None:
     written = bytearray()
-    with Mover(written.extend, None, is_long=True) as mover:
+    with Mover(written.extend, None, LONG_BYTES) as mover:
         put(mover, b"ab")
     assert written == b"ab"
     assert companions._idle == []
@@ -98,7 +118,7 @@ def test_an_error_of_writing_is_raised_once_nothing_is_hashed_any_more() -> None
         raise OSError("full")
 
     with pytest.raises(OSError, match="full"):
-        with Mover(write, update, is_long=True) as mover:
+        with Mover(write, update, LONG_BYTES) as mover:
             put(mover, b"ab")
     assert ends == ["hashed"]
 
@@ -109,7 +129,7 @@ def test_an_error_of_hashing_is_raised(count: int) -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        with Mover(lambda _data: None, update, is_long=True) as mover:
+        with Mover(lambda _data: None, update, LONG_BYTES) as mover:
             for _ in range(count):
                 put(mover, b"ab")
 
@@ -120,15 +140,15 @@ def test_buffers_and_companions_are_used_again(
     taken: list[int] = []
 
     class Counting(moving.Buffers):
-        def take(self) -> memoryview:
-            buffer = super().take()
+        def take(self, size_bytes: int) -> memoryview:
+            buffer = super().take(size_bytes)
             taken.append(id(buffer.obj))
             return buffer
 
     monkeypatch.setattr(moving, "buffers", Counting())
     used: list[Companion] = []
     for _ in range(3):
-        with Mover(lambda _data: None, lambda _data: None, is_long=True) as mover:
+        with Mover(lambda _data: None, lambda _data: None, LONG_BYTES) as mover:
             put(mover, b"ab")
         used += companions._idle
     assert len(taken) == 9

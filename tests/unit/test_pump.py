@@ -183,10 +183,10 @@ def test_greenlets_that_write_hold_so_many_buffers_and_no_more(
     let_go = gevent.event.Event()
 
     class Counting(Buffers):
-        def take(self) -> memoryview:
+        def take(self, size_bytes: int) -> memoryview:
             held.append(1)
             peak[:] = [max([*peak, len(held)])]
-            return super().take()
+            return super().take(size_bytes)
 
         def give_back(self, buffer: memoryview) -> None:
             held.pop()
