@@ -1,6 +1,6 @@
 """A job's buffers: filled by it, hashed and written, by itself or with a companion's help.
 
-What is not hashed takes a shorter way where there is one; see ``pipes.py``.
+Small bodies that are not hashed take a shorter way where there is one; see ``pipes.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ MIB = 1024 * 1024
 #: Bytes moved at a time, by the length that a body has at least: the larger the fewer
 #: calls and turns of threads, but what is hashed while more is received needs several
 #: to a body (docs/performance.md).
-_BUFFER_BYTES = ((16 * MIB, 4 * MIB), (MIB + 1, 2 * MIB))
+LARGEST_BUFFER_BYTES = 4 * MIB
+_BUFFER_BYTES = ((16 * MIB, LARGEST_BUFFER_BYTES), (MIB + 1, 2 * MIB))
 SMALLEST_BUFFER_BYTES = MIB
 
 #: Buffers of a job with a companion: one is filled and written, the others wait to be
@@ -33,7 +34,7 @@ Take = Callable[[memoryview], object]
 def buffer_bytes(length: int | None) -> int:
     """Return how much of a body of ``length`` bytes (None: nobody knows) is moved at a time."""
     if length is None:
-        return _BUFFER_BYTES[0][1]
+        return LARGEST_BUFFER_BYTES
     fitting = (size for least, size in _BUFFER_BYTES if length >= least)
     return next(fitting, SMALLEST_BUFFER_BYTES)
 

@@ -1,8 +1,8 @@
 """Bodies that go from their socket into a file inside the kernel, through a pipe (splice(2)).
 
 What is neither hashed nor looked at need not come into this program's memory: its
-pages are handed from the socket to the pipe, and copied once, into the file
-(docs/performance.md).
+pages are handed from the socket to the pipe, and copied once, into the file. That is
+faster up to some MiB; then larger pieces than a pipe holds are (docs/performance.md).
 """
 
 from __future__ import annotations

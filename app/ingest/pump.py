@@ -18,7 +18,14 @@ from gevent.lock import BoundedSemaphore
 
 from app.errors import LonghaulError
 from app.ingest.body import Body
-from app.ingest.moving import SMALLEST_BUFFER_BYTES, Mover, buffers, fill
+from app.ingest.moving import (
+    LARGEST_BUFFER_BYTES,
+    SMALLEST_BUFFER_BYTES,
+    Mover,
+    buffer_bytes,
+    buffers,
+    fill,
+)
 from app.ingest.pipes import PipeMover, PipeSink, pipes
 from app.ingest.threads import part_pool, receive_pool
 
@@ -213,7 +220,9 @@ def _drain(
 
 def _mover(body: Body, sink: Sink, hasher: Hasher | None) -> Mover | PipeMover:
     if hasher is None and body.splices and isinstance(sink, PipeSink) and sink.splices:
-        pipe = pipes.take()
+        # A pipe holds a MiB: to copy four at a time costs less than to splice them.
+        is_large = buffer_bytes(body.length) == LARGEST_BUFFER_BYTES
+        pipe = None if is_large else pipes.take()
         if pipe is not None:
             return PipeMover(pipe, sink)
     return Mover(sink.write, None if hasher is None else hasher.update, body.length)

@@ -137,6 +137,13 @@ def test_what_is_hashed_comes_into_memory() -> None:
     assert hasher.digest() == hashlib.sha256(b"abc").digest()
 
 
+def test_a_large_body_comes_into_memory_in_larger_pieces_than_a_pipe_holds() -> None:
+    target, data = Target(), random.randbytes(16 * MIB)
+    assert move([data], target, limit_bytes=len(data)) == Transfer(len(data), Ended.WHOLE)
+    assert target.calls == ["write"] * 4
+    assert target.data == data
+
+
 @pytest.mark.parametrize("counted", [False, True])
 def test_a_sink_that_cannot_take_it_from_a_pipe_is_not_asked_to(counted: bool) -> None:
     target = Target()
