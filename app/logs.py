@@ -11,6 +11,7 @@ locks that gevent has replaced.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import secrets
@@ -113,12 +114,24 @@ def configure(level: str, fmt: str) -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
-class _Writer(structlog.WriteLogger):
-    """Writes rendered lines at once: the standard library's way takes as long again."""
+class _Writer:
+    """Writes rendered lines at once: the standard library's way takes as long again.
+
+    As there, a line that cannot be written (a full disk, a reader that is gone) is
+    lost, and nothing else: requests go on.
+    """
 
     def __init__(self, stream: TextIO, name: str) -> None:
-        super().__init__(stream)
+        self._stream = stream
         self.name = name
+
+    def write(self, line: str) -> None:
+        """Write a line."""
+        with contextlib.suppress(OSError, ValueError):  # the latter where it is closed
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
+    debug = info = warning = error = critical = write
 
 
 def request_id(header_value: str | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
 import re
@@ -68,6 +70,29 @@ def test_libraries_lines_have_the_same_form(capsys: pytest.CaptureFixture[str]) 
         "request_id": "r-2",
         "logger": "some.library",
     }
+
+
+class Full(io.StringIO):
+    """A stream that takes nothing, as a file on a full disk."""
+
+    tries = 0
+
+    def write(self, text: str, /) -> int:
+        self.tries += 1
+        raise OSError(errno.ENOSPC, "no space")
+
+
+def test_a_line_that_cannot_be_written_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Full()
+    monkeypatch.setattr("sys.stderr", full)
+    configure("debug", "json")
+    for write in (log.debug, log.info, log.warning, log.error, log.critical):
+        write("nobody reads this")
+    try:
+        raise ValueError
+    except ValueError:
+        log.exception("nor this")
+    assert full.tries == 6
 
 
 def test_lines_below_the_level_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:
