@@ -61,14 +61,14 @@ def test_a_json_line_begins_with_what_one_looks_for(capsys: pytest.CaptureFixtur
 def test_libraries_lines_have_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
     configure("info", "json")
     structlog.contextvars.bind_contextvars(request_id="r-2")
-    logging.getLogger("some.library").warning("%s is %d", "x", 5)
+    logging.getLogger("other.package").warning("%s is %d", "x", 5)
     [line] = lines(capsys)
     assert line.pop("timestamp").endswith("Z")
     assert line == {
         "level": "warning",
         "event": "x is 5",
         "request_id": "r-2",
-        "logger": "some.library",
+        "logger": "other.package",
     }
 
 
@@ -98,7 +98,7 @@ def test_a_line_that_cannot_be_written_stops_nothing(monkeypatch: pytest.MonkeyP
 def test_lines_below_the_level_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:
     configure("warning", "json")
     log.info("no")
-    logging.getLogger("some.library").info("no")
+    logging.getLogger("other.package").info("no")
     log.warning("yes")
     assert [line["event"] for line in lines(capsys)] == ["yes"]
 
